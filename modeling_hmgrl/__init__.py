@@ -1,0 +1,1 @@
+"""HMGRL: generalized zero-shot multimodal entity typing and relation extraction."""

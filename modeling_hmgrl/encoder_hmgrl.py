@@ -1,0 +1,311 @@
+"""The encoders of HMGRL with the bottleneck and the fusion, and the base class of its models.
+
+Source: HMGRL (arXiv 2603.16259); what departs from it is named in :class:`HMGRLConfig`.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+from . import lorentz, losses
+from .configuration_hmgrl import HMGRLConfig
+from .fusion import CrossModalAttention, LabelScorer
+from .lorentz_layers import Curvature, FullyLorentzLinear, LorentzLinear
+from .outputs import HMGRLModelOutput
+from .variational import HVIB
+
+# Start of log sigma^2 in the residual bottleneck: noise of a tenth of a unit-variance state.
+_RESIDUAL_LOG_VAR = -4.6
+
+
+def _backbone(config: Any) -> PreTrainedModel:
+    """Builds an encoder without the pooling layer that nothing here reads."""
+    model_class = MODEL_MAPPING.get(type(config), None)
+    accepts = model_class and "add_pooling_layer" in inspect.signature(model_class).parameters
+    return AutoModel.from_config(config, **({"add_pooling_layer": False} if accepts else {}))
+
+
+class HMGRLPreTrainedModel(PreTrainedModel):
+    """Base class: initialisation, freezing, precision of the hyperbolic parts."""
+
+    config_class = HMGRLConfig
+    config: HMGRLConfig
+    base_model_prefix = "hmgrl"
+    main_input_name = "input_ids"
+    input_modalities = ("text", "image")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    # All that is not an encoder: geometry needs float32, and the rest costs nothing beside them.
+    _keep_in_fp32_modules_strict = [  # noqa: RUF012 - the form the base class asks for
+        "hvib", "curvature", "fusion", "image_projection", "hmcvae", "scorer", "contrast_log_scale",
+    ]  # fmt: skip
+
+    def _init_weights(self, module: nn.Module) -> None:
+        own = (LorentzLinear, FullyLorentzLinear, Curvature, CrossModalAttention, LabelScorer)
+        if isinstance(module, own):
+            module.reset_parameters()
+        elif isinstance(module, HVIB):
+            if module.residual:
+                for layer in (module.dense_mu, module.dense_log_var):
+                    init.zeros_(layer.weight)
+                init.zeros_(module.dense_mu.bias)
+                init.constant_(module.dense_log_var.bias, _RESIDUAL_LOG_VAR)
+        elif isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, HMGRLModel) and module.image_projection is not None:
+            if self.config.projection_init == "similarity":  # pictures start without a say
+                init.zeros_(module.image_projection.weight)
+                init.zeros_(module.image_projection.bias)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Loads a model; freezing, which loading forgets, is applied again from the config."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).apply_freezing()
+        return loaded
+
+    def apply_freezing(self) -> None:
+        """Sets ``requires_grad`` of the encoders as the config says."""
+        for part in self.modules():
+            if isinstance(part, HMGRLModel):
+                part.text_model.requires_grad_(not self.config.freeze_text)
+                if part.vision_model is not None:
+                    part.vision_model.requires_grad_(not self.config.freeze_vision)
+
+
+class HMGRLModel(HMGRLPreTrainedModel):
+    """Text and image encoder, variational bottleneck, cross-modal fusion.
+
+    Args:
+        config: Configuration.
+        text_model: Text encoder to use instead of a new one.
+        vision_model: Image encoder to use instead of a new one.
+    """
+
+    base_model_prefix = ""
+
+    def __init__(
+        self,
+        config: HMGRLConfig,
+        text_model: PreTrainedModel | None = None,
+        vision_model: PreTrainedModel | None = None,
+    ) -> None:
+        super().__init__(config)
+        width = config.text_width
+        self.text_model = text_model or _backbone(config.text_config)
+        self.vision_model = None
+        self.image_projection = None
+        if config.vision_config is not None:
+            self.vision_model = vision_model or _backbone(config.vision_config)
+            vision_width = config.vision_config.hidden_size  # type: ignore[union-attr]
+            if config.projection_init == "similarity" or vision_width != width:
+                self.image_projection = nn.Linear(vision_width, width)
+        options: dict[str, Any] = {
+            "translation": config.hyperbolic_translation,
+            "c": config.squared_radius,
+        }
+        self.curvature = Curvature(config.squared_radius, config.learnable_curvature)
+        self.hvib = HVIB(
+            width,
+            config.bottleneck_size,
+            config.hvib_layer,
+            config.residual_bottleneck,
+            translation=translation,
+            c=c,
+        )
+        self.fusion = CrossModalAttention(config)
+        self.post_init()
+        self.apply_freezing()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Returns the token embeddings of the text encoder."""
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Sets the token embeddings of the text encoder."""
+        self.text_model.set_input_embeddings(value)
+
+    def train(self, mode: bool = True) -> "HMGRLModel":
+        """Sets training mode; frozen encoders stay in evaluation mode, without dropout."""
+        super().train(mode)
+        if self.config.freeze_text:
+            self.text_model.eval()
+        if self.vision_model is not None and self.config.freeze_vision:
+            self.vision_model.eval()
+        return self
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Encodes texts.
+
+        Args:
+            input_ids: Token ids, shape (B, n).
+            attention_mask: 1 where there is a token, shape (B, n).
+
+        Returns:
+            Token states, shape (B, n, d).
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_text):
+            return self.text_model(
+                input_ids=input_ids, attention_mask=attention_mask
+            ).last_hidden_state
+
+    def encode_image(self, pixel_values: Tensor, image_mask: Tensor | None = None) -> Tensor:
+        """Encodes pictures; samples without one are not encoded, their states are 0.
+
+        Args:
+            pixel_values: Pictures, shape (B, 3, height, width).
+            image_mask: Samples that have a picture, shape (B,); all if None.
+
+        Returns:
+            States of all tokens of the image encoder, shape (B, m, d').
+
+        Raises:
+            ValueError: If the model has no image encoder.
+        """
+        if self.vision_model is None:
+            raise ValueError(
+                "pixel_values: this model has no image encoder (vision_config is None)"
+            )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision):
+            pixel_values = pixel_values.to(self.vision_model.dtype)
+            if image_mask is None:
+                return self.vision_model(pixel_values=pixel_values).last_hidden_state
+            rows = image_mask.bool().nonzero().squeeze(1)
+            states = self.vision_model(pixel_values=pixel_values[rows]).last_hidden_state
+            shape = (len(pixel_values), *states.shape[1:])
+            return states.new_zeros(shape).index_copy(0, rows, states)
+
+    def encode_labels(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, chunk: int = 256
+    ) -> Tensor:
+        """Encodes labels as the mean over their tokens' states.
+
+        Args:
+            input_ids: Token ids, shape (K, L).
+            attention_mask: 1 where there is a token, shape (K, L).
+            chunk: Labels encoded at once.
+
+        Returns:
+            Label encodings, shape (K, d).
+        """
+        parts = []
+        for start in range(0, len(input_ids), chunk):
+            ids = input_ids[start : start + chunk]
+            mask = None if attention_mask is None else attention_mask[start : start + chunk]
+            states = lorentz.wide(self.encode_text(ids, mask))
+            parts.append(losses.masked_mean(states, mask if self.config.mask_padding else None))
+        return torch.cat(parts)
+
+    def _mentions(self, states: Tensor, span_positions: Tensor) -> Tensor:
+        """States of the mentions, (B, spans, d), from token positions (B, spans, 2)."""
+        if self.config.span_pooling == "marker":
+            index = span_positions[..., 0].unsqueeze(-1).expand(-1, -1, states.shape[-1])
+            return states.gather(1, index)
+        token = torch.arange(states.shape[1], device=states.device)
+        # between the markers, which stand at the two positions and are left out
+        inside = (token > span_positions[..., :1]) & (token < span_positions[..., 1:])
+        weights = inside.to(states.dtype)
+        return weights @ states / weights.sum(-1, keepdim=True).clamp(min=1)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        span_positions: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_features: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        noise: dict[str, Tensor] | None = None,
+    ) -> HMGRLModelOutput:
+        """Encodes samples to representations.
+
+        Args:
+            input_ids: Token ids, shape (B, n).
+            attention_mask: 1 where there is a token, shape (B, n).
+            span_positions: Token positions of the opening and closing marker of each mention,
+                shape (B, spans, 2).
+            pixel_values: Pictures, shape (B, 3, height, width), or None for texts alone.
+            image_features: Image encoder's states, shape (B, m, d'), instead of pictures.
+            image_mask: Samples that have a picture, shape (B,); all if None.
+            noise: Noise of the bottleneck to use: "text" (B, n, d), "image" (B, m, d).
+
+        Returns:
+            :class:`HMGRLModelOutput`.
+        """
+        text = lorentz.wide(self.encode_text(input_ids, attention_mask))
+        image = image_features
+        if image is None and pixel_values is not None:
+            image = self.encode_image(pixel_values, image_mask)
+        return self.fuse(text, image, span_positions, attention_mask, image_mask, noise)
+
+    def fuse(
+        self,
+        text: Tensor,
+        image: Tensor | None,
+        span_positions: Tensor | None,
+        attention_mask: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        noise: dict[str, Tensor] | None = None,
+    ) -> HMGRLModelOutput:
+        """Passes encoder states through bottleneck and fusion; arguments as of :meth:`forward`.
+
+        Args:
+            text: Text encoder's states, shape (B, n, d).
+            image: Image encoder's states, shape (B, m, d'), or None.
+            span_positions: Shape (B, spans, 2).
+            attention_mask: Shape (B, n).
+            image_mask: Shape (B,).
+            noise: Noise of the bottleneck to use.
+
+        Returns:
+            :class:`HMGRLModelOutput`.
+
+        Raises:
+            ValueError: If the spans are not as many as the task has.
+        """
+        spans = self.config.num_spans
+        if span_positions is None or span_positions.shape[1:] != (spans, 2):
+            got = None if span_positions is None else tuple(span_positions.shape)
+            raise ValueError(
+                f"span_positions: got shape {got}, expected (B, {spans}, 2) for task "
+                f"{self.config.task!r}"
+            )
+        c, noise = self.curvature(), noise or {}
+        text_mask = attention_mask if self.config.mask_padding else None
+        with lorentz.full_precision(text.device):
+            text_z = self.hvib(text, c, noise.get("text"))
+            image_z = None
+            if image is not None:
+                image = lorentz.wide(image)
+                if self.image_projection is not None:
+                    image = self.image_projection(image)
+                image_z = self.hvib(image, c, noise.get("image"))
+            mentions = self._mentions(text, span_positions)
+            entity = torch.cat([text[:, 0], *mentions.unbind(1)], dim=-1)
+            pooled, attention = self.fusion(
+                entity,
+                text_z.sample,
+                None if image_z is None else image_z.sample,
+                text_mask,
+                image_mask,
+            )
+        return HMGRLModelOutput(
+            representation=torch.cat([entity, pooled], dim=-1),
+            condition=mentions.mean(1),
+            attention=attention,
+            text_states=text_z.sample,
+            image_states=None if image_z is None else image_z.sample,
+            text_kl=text_z.kl,
+            image_kl=None if image_z is None else image_z.kl,
+        )
+
+
+__all__ = ["HMGRLModel", "HMGRLPreTrainedModel"]

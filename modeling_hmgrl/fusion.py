@@ -1,0 +1,168 @@
+"""Cross-modal attention and the scoring of representations against labels.
+
+Source: HMGRL (arXiv 2603.16259), equations 6 and 7; what departs from it is named in
+:class:`HMGRLConfig`.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from . import lorentz
+from .configuration_hmgrl import HMGRLConfig
+
+MAX_LOG_SCALE = math.log(100.0)  # a temperature below 0.01 only sharpens rounding
+
+
+class CrossModalAttention(nn.Module):
+    """Pools the tokens of both modalities into one vector per sample.
+
+    "additive" is the paper's: softmax over ``w . [e; F_j] + b``, in which the entity's share
+    ``w_e . e + b`` is the same for every token and cancels. "query" is a scaled dot product of a
+    projected entity query with projected tokens; it starts uniform, with the same share for each
+    modality.
+
+    Args:
+        config: Configuration of the model.
+    """
+
+    def __init__(self, config: HMGRLConfig) -> None:
+        super().__init__()
+        width = config.text_width
+        query = (config.num_spans + 1) * width
+        self.kind = config.attention
+        if self.kind == "additive":
+            self.score = nn.Linear(query + width, 1)
+        else:
+            self.query = nn.Linear(query, width)
+            self.key = nn.Linear(width, width, bias=False)
+            self.modality_bias = nn.Parameter(torch.empty(2))
+
+    def reset_parameters(self) -> None:
+        """Starts the query at 0, so that attention starts uniform."""
+        if self.kind == "query":
+            init.zeros_(self.query.weight)
+            init.zeros_(self.query.bias)
+            init.zeros_(self.modality_bias)
+
+    def forward(
+        self,
+        entity: Tensor,
+        text: Tensor,
+        image: Tensor | None,
+        text_mask: Tensor | None,
+        image_mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Pools ``[text; image]``.
+
+        Args:
+            entity: Entity query e, shape (B, 2d) for typing, (B, 3d) for relations.
+            text: Text tokens, shape (B, n, d).
+            image: Image tokens, shape (B, m, d), or None.
+            text_mask: Text tokens that count, bool, shape (B, n); all if None.
+            image_mask: Samples with a picture, bool, shape (B,); all if None.
+
+        Returns:
+            The pooled vectors, shape (B, d), and the attention over [text; image], (B, n + m).
+        """
+        tokens = text if image is None else torch.cat([text, image], dim=1)
+        n, m = text.shape[1], tokens.shape[1] - text.shape[1]
+        if self.kind == "additive":
+            w_entity, w_token = self.score.weight.split([entity.shape[-1], text.shape[-1]], dim=1)
+            logits = tokens @ w_token[0] + (entity @ w_entity[0] + self.score.bias).unsqueeze(1)
+        else:
+            keys = self.key(tokens)
+            logits = (keys @ self.query(entity).unsqueeze(-1)).squeeze(-1) / keys.shape[-1] ** 0.5
+            count = text.new_tensor(n) if text_mask is None else text_mask.sum(1, keepdim=True)
+            share = (self.modality_bias[0] - count.to(logits.dtype).log()).expand(len(text), n)
+            if m:
+                image_share = (self.modality_bias[1] - math.log(m)).expand(len(text), m)
+                share = torch.cat([share, image_share], dim=1)
+            logits = logits + share
+        mask = _fusion_mask(text_mask, image_mask, text, m)
+        if mask is not None:
+            logits = logits.masked_fill(~mask, -math.inf)
+        weights = logits.softmax(dim=1)
+        return (weights.unsqueeze(1) @ tokens).squeeze(1), weights
+
+
+def _fusion_mask(
+    text_mask: Tensor | None, image_mask: Tensor | None, text: Tensor, patches: int
+) -> Tensor | None:
+    """Which of the n + m fused tokens count, bool, shape (B, n + m); None if all do."""
+    if text_mask is None and (image_mask is None or not patches):
+        return None
+    ones = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+    parts = [ones if text_mask is None else text_mask.bool()]
+    if patches:
+        present = ones[:, 0] if image_mask is None else image_mask.bool()
+        parts.append(present.unsqueeze(1).expand(-1, patches))
+    return torch.cat(parts, dim=1)
+
+
+class LabelScorer(nn.Module):
+    """Scores representations against label encodings: q = W1 H, p = W2 l (eq. 7).
+
+    Args:
+        config: Configuration of the model.
+    """
+
+    def __init__(self, config: HMGRLConfig) -> None:
+        super().__init__()
+        width = config.text_width
+        size = config.projection_size or width
+        self.kind, self.similarity = config.score_function, config.projection_init == "similarity"
+        self.temperature_init = config.temperature_init
+        self.dropout = nn.Dropout(config.dropout)
+        self.sample_projection = nn.Linear(config.representation_size, size)
+        self.label_projection = nn.Linear(width, size)
+        if self.kind != "dot":
+            self.log_scale = nn.Parameter(torch.empty(()))
+
+    def reset_parameters(self) -> None:
+        """Starts at the similarity of mention and pooled tokens with the label, where asked to."""
+        if self.kind != "dot":
+            init.constant_(self.log_scale, -math.log(self.temperature_init))
+        if not self.similarity:
+            return
+        size, width = self.label_projection.weight.shape
+        label = torch.empty(size, width, device=self.label_projection.weight.device)
+        # one projection for all blocks: the identity where it fits, else a random orthogonal one
+        _ = nn.init.eye_(label) if size >= width else nn.init.orthogonal_(label)
+        spans = self.sample_projection.in_features // width - 2
+        blocks = [torch.zeros_like(label), *[label / spans] * spans, label]
+        init.copy_(self.label_projection.weight, label)
+        init.copy_(self.sample_projection.weight, torch.cat(blocks, dim=1))
+
+    def project_samples(self, h: Tensor) -> Tensor:
+        """Projects representations, (..., D) to (..., d_p)."""
+        return self.sample_projection(self.dropout(h))
+
+    def project_labels(self, labels: Tensor) -> Tensor:
+        """Projects label encodings, (K, d) to (K, d_p)."""
+        return self.label_projection(self.dropout(labels))
+
+    def score(self, q: Tensor, p: Tensor, c: float | Tensor) -> Tensor:
+        """Scores projected samples (..., d_p) against projected labels (K, d_p).
+
+        Args:
+            q: Projected samples.
+            p: Projected labels.
+            c: Squared radius of the hyperboloid, for geodesic scores.
+
+        Returns:
+            Scores, shape (..., K).
+        """
+        if self.kind == "dot":
+            return q @ p.T
+        scale = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
+        if self.kind == "cosine":
+            return scale * (F.normalize(q, dim=-1) @ F.normalize(p, dim=-1).T)
+        radius = lorentz.clip_radius(c)
+        points = [lorentz.expmap0(lorentz.clip_norm(x, radius), c) for x in (q, p)]
+        flat = points[0].reshape(-1, points[0].shape[-1])
+        squared = lorentz.pairwise_distance(flat, points[1], c).square()
+        return -scale * squared.reshape(*q.shape[:-1], len(p))

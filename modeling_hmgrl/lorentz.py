@@ -1,0 +1,302 @@
+r"""The Lorentz model of hyperbolic space: the one place of this package that knows geometry.
+
+Convention
+    A point of the hyperboloid with squared radius ``c > 0`` (curvature ``-1/c``) is stored with all
+    its coordinates, ``x = (x_0, x_s)`` of width ``D + 1``, time first, where
+    ``<x, x>_L = -x_0^2 + |x_s|^2 = -c``; the time part follows from the space part as
+    ``x_0 = sqrt(c + |x_s|^2)``. The origin is ``o = (sqrt(c), 0)``. geoopt's ``Lorentz(k)`` has
+    ``k = c``.
+    A tangent vector at the origin has time part 0 and is stored by its space part alone (width
+    ``D``); a tangent vector elsewhere is stored whole (width ``D + 1``).
+
+Precision
+    Everything is computed in float32 at least: bfloat16 and float16 inputs are widened, autocast is
+    switched off around matrix products. Tangent norms (divided by ``sqrt(c)``) are clamped to
+    ``MAX_RADIUS``, beyond which squares of coordinates leave float32.
+
+Source: HMGRL (arXiv 2603.16259), equations 1-3, in forms that keep precision near the origin, near
+coinciding points and far out.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MAX_RADIUS = 42.0
+"""Largest tangent norm over sqrt(c): sinh(42)^2 is 1e36, and float32 ends at 3.4e38."""
+
+SPACE_NORM_LIMIT = 1000.0
+"""Norm at which the original implementation clips the space part of a point."""
+
+_SERIES_BELOW = 1e-4  # there sinh(r)/r and asinh(a)/a equal their two-term series to 1e-17
+_HUGE = 1e15  # rows with larger entries are rescaled before squaring, so that no norm overflows
+
+
+def wide(x: Tensor) -> Tensor:
+    """Returns ``x`` in float32 if it is narrower, otherwise as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _sqrt(c: float | Tensor) -> float | Tensor:
+    return c.sqrt() if isinstance(c, Tensor) else math.sqrt(c)
+
+
+def full_precision(device: torch.device) -> torch.autocast:
+    """Context in which autocast does not narrow matrix products."""
+    return torch.autocast(device.type, enabled=False)
+
+
+def clip_norm(u: Tensor, radius: float | Tensor) -> Tensor:
+    """Scales the rows of ``u`` that are longer than ``radius`` back to that length.
+
+    Exact identity below the radius; finite, with finite gradients, for every finite row.
+
+    Args:
+        u: Vectors, shape (..., D).
+        radius: Largest norm that passes unchanged.
+
+    Returns:
+        Tensor of the shape of ``u``.
+    """
+    # The scale is 1 for all but absurd rows, whose squared norm would overflow; it is a constant to
+    # autograd because a row's clipped value does not depend on it.
+    scale = (u.detach().abs().amax(-1, keepdim=True) / _HUGE).clamp(min=1.0)
+    u = u / scale
+    norm = torch.linalg.vector_norm(u, dim=-1, keepdim=True)
+    bound = radius / scale
+    # min(1, bound/norm), written so that the gradient at norm 0 is 0 and not 0 * inf
+    return u * (scale * bound / torch.maximum(norm, torch.as_tensor(bound).to(norm)))
+
+
+def clip_radius(c: float | Tensor, limit: float = SPACE_NORM_LIMIT) -> float | Tensor:
+    """Tangent norm whose point has space part ``limit``: ``R = sqrt(c) asinh(limit/sqrt(c))``.
+
+    This is where the original's norm guard acts on tangent vectors; 7.6009 for ``c = 1``.
+    """
+    s = _sqrt(c)
+    return s * (torch.asinh(limit / s) if isinstance(s, Tensor) else math.asinh(limit / s))
+
+
+def with_time(space: Tensor, c: float | Tensor) -> Tensor:
+    """Completes space coordinates (..., D) to points of the hyperboloid (..., D + 1)."""
+    # sqrt(c + |x|^2) as a norm of (sqrt(c), x): the norm does not lose the small ones
+    time = torch.sqrt(space.square().sum(-1, keepdim=True) + c)
+    return torch.cat([time, space], dim=-1)
+
+
+def inner(x: Tensor, y: Tensor) -> Tensor:
+    """Lorentz product ``-x_0 y_0 + x_s . y_s`` of vectors (..., D + 1); returns shape (...)."""
+    product = x * y
+    return product[..., 1:].sum(-1) - product[..., 0]
+
+
+def _sinhc(r: Tensor) -> Tensor:
+    """sinh(r)/r, with its value and gradient at 0."""
+    small = r < _SERIES_BELOW
+    safe = torch.where(small, torch.ones_like(r), r)
+    return torch.where(small, 1 + r.square() / 6, torch.sinh(safe) / safe)
+
+
+def _asinhc(a: Tensor) -> Tensor:
+    """asinh(a)/a, with its value and gradient at 0."""
+    small = a < _SERIES_BELOW
+    safe = torch.where(small, torch.ones_like(a), a)
+    return torch.where(small, 1 - a.square() / 6, torch.asinh(safe) / safe)
+
+
+def expmap0(u: Tensor, c: float | Tensor = 1.0) -> Tensor:
+    """Exponential map at the origin.
+
+    ``exp_o((0, u)) = (sqrt(c) cosh(|u|/sqrt(c)), sqrt(c) sinh(|u|/sqrt(c)) u/|u|)`` (HMGRL eq. 1).
+
+    Args:
+        u: Space parts of tangent vectors at the origin, shape (..., D). Norms above
+            ``MAX_RADIUS * sqrt(c)`` are clamped to it.
+        c: Squared radius of the hyperboloid.
+
+    Returns:
+        Points, shape (..., D + 1).
+    """
+    u = wide(u)
+    s = _sqrt(c)
+    u = clip_norm(u, MAX_RADIUS * s)
+    r = torch.linalg.vector_norm(u, dim=-1, keepdim=True) / s
+    return torch.cat([s * torch.cosh(r), u * _sinhc(r)], dim=-1)
+
+
+def logmap0(x: Tensor, c: float | Tensor = 1.0) -> Tensor:
+    """Logarithmic map at the origin: the inverse of :func:`expmap0`.
+
+    Uses ``sqrt(c) asinh(|x_s|/sqrt(c)) x_s/|x_s|`` in place of the paper's acosh of the time part
+    (HMGRL eq. 2), which loses all digits near the origin.
+
+    Args:
+        x: Points, shape (..., D + 1).
+        c: Squared radius of the hyperboloid.
+
+    Returns:
+        Space parts of tangent vectors at the origin, shape (..., D).
+    """
+    space = wide(x)[..., 1:]
+    a = torch.linalg.vector_norm(space, dim=-1, keepdim=True) / _sqrt(c)
+    return space * _asinhc(a)
+
+
+def _tangent_norm(v: Tensor) -> Tensor:
+    """Lorentz norm of tangent vectors (..., D + 1), keeping the last axis."""
+    squared = inner(v, v).unsqueeze(-1)
+    positive = squared > 0  # rounding may leave the square of a tangent vector at or below 0
+    return torch.where(positive, torch.where(positive, squared, torch.ones_like(squared)).sqrt(), 0)
+
+
+def expmap(x: Tensor, v: Tensor, c: float | Tensor = 1.0) -> Tensor:
+    """Exponential map at ``x``: ``cosh(|v|_L/sqrt(c)) x + sinh(|v|_L/sqrt(c)) v sqrt(c)/|v|_L``.
+
+    Args:
+        x: Points, shape (..., D + 1).
+        v: Vectors, shape (..., D + 1), projected to the tangent space at ``x`` first.
+        c: Squared radius of the hyperboloid.
+
+    Returns:
+        Points, shape (..., D + 1).
+    """
+    x, v = wide(x), wide(v)
+    v = project_tangent(x, v, c)
+    r = (_tangent_norm(v) / _sqrt(c)).clamp(max=MAX_RADIUS)
+    return with_time((torch.cosh(r) * x + _sinhc(r) * v)[..., 1:], c)
+
+
+def project_tangent(x: Tensor, v: Tensor, c: float | Tensor = 1.0) -> Tensor:
+    """Projects vectors (..., D + 1) to the tangent space at ``x``: ``v + <x, v>_L/c x``."""
+    return v + inner(x, v).unsqueeze(-1) / c * x
+
+
+def logmap(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> Tensor:
+    """Logarithmic map at ``x``: the tangent vector at ``x`` that leads to ``y``.
+
+    Args:
+        x: Points, shape (..., D + 1).
+        y: Points, shape (..., D + 1).
+        c: Squared radius of the hyperboloid.
+
+    Returns:
+        Tangent vectors at ``x``, shape (..., D + 1), whose Lorentz norm is the distance.
+    """
+    x, y = wide(x), wide(y)
+    half = _half_distance_sinh(x, y, c)
+    # y + <x,y>/c x with <x,y>/c = -(1 + 2 half^2): near x the difference y - x keeps the digits
+    direction = (y - x) - 2 * half.square() * x
+    # its length is sqrt(c) sinh(2 asinh(half)) = 2 sqrt(c) half sqrt(1 + half^2)
+    scale = _asinhc(half) / torch.sqrt(1 + half.square())
+    return direction * scale
+
+
+def transport0(y: Tensor, v: Tensor, c: float | Tensor = 1.0) -> Tensor:
+    """Parallel transport of tangent vectors from the origin to ``y``.
+
+    Args:
+        y: Points, shape (..., D + 1).
+        v: Space parts of tangent vectors at the origin, shape (..., D).
+        c: Squared radius of the hyperboloid.
+
+    Returns:
+        Tangent vectors at ``y``, shape (..., D + 1).
+    """
+    s = _sqrt(c)
+    time, space = y[..., :1], y[..., 1:]
+    along = (space * v).sum(-1, keepdim=True)
+    return torch.cat([along / s, v + along / (s * (time + s)) * space], dim=-1)
+
+
+def translate(x: Tensor, b: Tensor, c: float | Tensor = 1.0) -> Tensor:
+    """Lorentz boost that carries the origin to ``b``, applied to points ``x``.
+
+    Args:
+        x: Points, shape (..., D + 1).
+        b: One point, shape (D + 1,), or as many as ``x``.
+        c: Squared radius of the hyperboloid.
+
+    Returns:
+        Points, shape (..., D + 1).
+    """
+    s = _sqrt(c)
+    moved = x[..., 1:] + b[..., 1:] * (
+        x[..., :1] / s + (b[..., 1:] * x[..., 1:]).sum(-1, keepdim=True) / (s * (b[..., :1] + s))
+    )
+    return with_time(moved, c)
+
+
+def _half_distance_sinh(x: Tensor, y: Tensor, c: float | Tensor) -> Tensor:
+    """sinh(d/(2 sqrt(c))) of points (..., D + 1), keeping the last axis.
+
+    In the Poincare ball (p = x_s/(x_0 + sqrt(c))) this is |p - q| over the two conformal roots, a
+    quotient without cancellation between large terms. The difference p - q is expanded about the
+    point closer to the origin, which keeps the digits of points that almost coincide. (The quotient
+    |x_s - y_s|^2 - (x_0 - y_0)^2 cancels when the two radii differ by much.)
+    """
+    s = _sqrt(c)
+    x_time, y_time = x[..., :1], y[..., :1]
+    x_space, y_space = x[..., 1:], y[..., 1:]
+    delta = x_space - y_space
+    time_delta = (delta * (x_space + y_space)).sum(-1, keepdim=True) / (x_time + y_time)
+    near = torch.where(x_time < y_time, x_space / (x_time + s), y_space / (y_time + s))
+    low, high = torch.minimum(x_time, y_time) + s, torch.maximum(x_time, y_time) + s
+    gap = torch.linalg.vector_norm(delta - near * time_delta, dim=-1, keepdim=True)
+    return gap * torch.sqrt(low / high) / (2 * s)
+
+
+def distance(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> Tensor:
+    """Geodesic distance ``2 sqrt(c) asinh(|p - q| / ...)``, exactly 0 for equal points.
+
+    The gradient is finite everywhere; where the points coincide, and the distance has a kink, it
+    is 0.
+
+    Args:
+        x: Points, shape (..., D + 1).
+        y: Points, shape (..., D + 1), broadcast against ``x``.
+        c: Squared radius of the hyperboloid.
+
+    Returns:
+        Distances, shape (...).
+    """
+    return (2 * _sqrt(c) * torch.asinh(_half_distance_sinh(wide(x), wide(y), c))).squeeze(-1)
+
+
+def pairwise_distance(x: Tensor, y: Tensor, c: float | Tensor = 1.0, chunk: int = 256) -> Tensor:
+    """Geodesic distances between all pairs of two sets of points.
+
+    Args:
+        x: Points, shape (N, D + 1).
+        y: Points, shape (M, D + 1).
+        c: Squared radius of the hyperboloid.
+        chunk: Points of ``y`` taken at once; bounds memory to N * chunk * D.
+
+    Returns:
+        Distances, shape (N, M).
+    """
+    parts = [distance(x.unsqueeze(1), part.unsqueeze(0), c) for part in y.split(chunk)]
+    return torch.cat(parts, dim=1)
+
+
+def linear_transform(x: Tensor, weight: Tensor, c: float | Tensor = 1.0) -> Tensor:
+    """Lorentz linear transformation ``exp_o((0, W log_o(x)_s))`` (HMGRL eq. 3).
+
+    Args:
+        x: Points, shape (..., in + 1).
+        weight: Matrix, shape (out, in).
+        c: Squared radius of the hyperboloid.
+
+    Returns:
+        Points, shape (..., out + 1).
+    """
+    with full_precision(x.device):
+        return expmap0(F.linear(logmap0(x, c), weight.to(wide(x).dtype)), c)
+
+
+def origin(dimensions: int, c: float = 1.0) -> Tensor:
+    """The origin (sqrt(c), 0, ..., 0) of the hyperboloid of that many space dimensions."""
+    point = torch.zeros(dimensions + 1)
+    point[0] = math.sqrt(c)
+    return point

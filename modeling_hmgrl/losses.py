@@ -1,0 +1,204 @@
+"""The six loss terms of HMGRL, as plain functions of tensors.
+
+Every function works in float32 at least, returns a scalar, and stays finite for finite input.
+Equation numbers are those of HMGRL (arXiv 2603.16259).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def ranking_loss(
+    scores: Tensor, labels: Tensor, margin: float = 1.0, candidates: Tensor | None = None
+) -> Tensor:
+    """Ranking loss, mean over samples of ``sum_{k != y} max(0, margin - s_y + s_k)`` (eq. 7).
+
+    Args:
+        scores: Scores, shape (B, K).
+        labels: Index of the true label, shape (B,).
+        margin: Distance asked for between the true label and every other one.
+        candidates: Labels that take part, bool, shape (K,); all if None. The true labels must be
+            among them.
+
+    Returns:
+        Scalar.
+    """
+    scores = scores.float() if scores.dtype != torch.float64 else scores
+    true = scores.gather(1, labels.unsqueeze(1))
+    violation = (margin - true + scores).clamp(min=0)
+    counted = torch.ones_like(violation, dtype=torch.bool).scatter(1, labels.unsqueeze(1), False)
+    if candidates is not None:
+        counted = counted & candidates
+    return violation.masked_fill(~counted, 0).sum(1).mean()
+
+
+def classification_loss(scores: Tensor, labels: Tensor, candidates: Tensor | None = None) -> Tensor:
+    """Cross-entropy over the candidate labels, the alternative to :func:`ranking_loss`.
+
+    Args:
+        scores: Scores, shape (B, K).
+        labels: Index of the true label, shape (B,).
+        candidates: Labels that take part, bool, shape (K,); all if None. The true labels must be
+            among them.
+
+    Returns:
+        Scalar.
+    """
+    scores = scores.float() if scores.dtype != torch.float64 else scores
+    if candidates is not None:
+        scores = scores.masked_fill(~candidates, -math.inf)
+    return F.cross_entropy(scores, labels)
+
+
+def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the second axis where ``mask`` is set; 0 for a row where it is set nowhere.
+
+    Args:
+        x: Values, shape (B, n, d).
+        mask: Positions that count, bool or 0/1, shape (B, n); all if None.
+
+    Returns:
+        Means, shape (B, d).
+    """
+    if mask is None:
+        return x.mean(1)
+    weights = mask.to(x.dtype).unsqueeze(-1)
+    return (x * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def gaussian_kl(mu: Tensor, log_var: Tensor) -> Tensor:
+    """KL(N(mu, sigma^2) || N(0, I)), summed over the last axis.
+
+    Args:
+        mu: Means, shape (..., D).
+        log_var: Logarithms of the variances, shape (..., D).
+
+    Returns:
+        Divergences, shape (...), never negative.
+    """
+    # expm1 keeps the digits of exp(x) - 1 - x near x = 0
+    return 0.5 * (torch.expm1(log_var) - log_var + mu.square()).sum(-1)
+
+
+def bottleneck_kl(kl: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of a bottleneck's divergences over tokens, then over samples (eq. 4).
+
+    Samples without any position that counts (an absent picture) drop out.
+
+    Args:
+        kl: Divergence of each token, shape (B, n).
+        mask: Positions that count, shape (B, n); all if None.
+
+    Returns:
+        Scalar; 0 if no sample counts.
+    """
+    if mask is None:
+        return kl.mean()
+    per_sample = masked_mean(kl.unsqueeze(-1), mask).squeeze(-1)
+    return per_sample.sum() / mask.any(1).sum().clamp(min=1)
+
+
+def contrastive_loss(text: Tensor, image: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Symmetric InfoNCE between the texts and the pictures of a batch (eq. 5).
+
+    The logits are ``text @ image.T``; a scale or a normalisation is the caller's. The original
+    clips one half at probability 1e-7, which kills its gradient there; this works on logits.
+
+    Args:
+        text: Pooled texts, shape (B, d).
+        image: Pooled pictures, shape (B, d).
+        mask: Samples that have a picture, bool, shape (B,); all if None. The others neither count
+            nor serve as negatives.
+
+    Returns:
+        Scalar; 0 if no sample has a picture.
+    """
+    text, image = _gathered(text), _gathered(image)
+    logits = text @ image.T
+    target = torch.arange(len(logits), device=logits.device)
+    if mask is None:
+        return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+    mask = _gathered(mask.to(text.dtype)) > 0
+    # a pair counts where both its samples do; the diagonal is kept so that no row is all -inf
+    pair = mask.unsqueeze(0) & mask.unsqueeze(1) | torch.eye(
+        len(mask), dtype=torch.bool, device=mask.device
+    )
+    logits = logits.masked_fill(~pair, -math.inf)
+    rows = F.cross_entropy(logits, target, reduction="none")
+    columns = F.cross_entropy(logits.T, target, reduction="none")
+    return (0.5 * (rows + columns) * mask).sum() / mask.sum().clamp(min=1)
+
+
+def _gathered(x: Tensor) -> Tensor:
+    """Concatenates ``x`` over the processes of a distributed run, with gradient.
+
+    Every process then computes the loss of the whole batch, and the averaging of gradients gives
+    what one process would have had. All processes must hold equally many rows.
+    """
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return x
+    if distributed.get_world_size() == 1:
+        return x
+    from torch.distributed.nn.functional import all_gather  # noqa: PLC0415 - only when distributed
+
+    return torch.cat(all_gather(x))
+
+
+def cvae_loss(target: Tensor, reconstruction: Tensor, kl: Tensor, kl_weight: float = 1.0) -> Tensor:
+    """Loss of the conditional autoencoder: mean squared error + KL (eq. 11).
+
+    Args:
+        target: Representations, shape (B, D).
+        reconstruction: Decoded representations, shape (B, D).
+        kl: Divergence of each sample's latent, summed over dimensions, shape (B,).
+        kl_weight: Weight of the divergence; 1 in the paper.
+
+    Returns:
+        Scalar.
+    """
+    return F.mse_loss(reconstruction, target) + kl_weight * kl.mean()
+
+
+def unseen_loss(scores: Tensor) -> Tensor:
+    """Cross-entropy of synthetic samples against the unseen labels they were made for (eq. 12).
+
+    Args:
+        scores: Scores of the synthetic samples, shape (U, U) or (U, draws, U): the first axis is
+            the label a sample was made for, the last one the label scored.
+
+    Returns:
+        Scalar.
+    """
+    labels = torch.arange(len(scores), device=scores.device)
+    if scores.dim() == 3:
+        labels = labels.unsqueeze(1).expand(scores.shape[:2]).flatten()
+        scores = scores.flatten(0, 1)
+    return F.cross_entropy(scores, labels)
+
+
+def alignment_loss(scores: Tensor, positive_part: bool = False) -> Tensor:
+    """Semantic distribution alignment: KL(uniform || softmax(diagonal)) (eq. 13).
+
+    It is smallest when the synthetic samples of all unseen labels score equally well on their own
+    label.
+
+    Args:
+        scores: Scores of synthetic samples, shape (U, U) or (U, draws, U), as in
+            :func:`unseen_loss`; draws are averaged.
+        positive_part: Whether to cut the diagonal at 0 first, as the original does: labels with a
+            negative score then get no gradient.
+
+    Returns:
+        Scalar.
+    """
+    if scores.dim() == 3:
+        scores = scores.mean(1)
+    diagonal = scores.diagonal()
+    if positive_part:
+        diagonal = diagonal.clamp(min=0)
+    # sum_k 1/U (log 1/U - log softmax_k)
+    return -math.log(len(diagonal)) - F.log_softmax(diagonal, dim=0).mean()

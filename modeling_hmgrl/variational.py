@@ -1,0 +1,221 @@
+"""The hyperbolic variational bottleneck (HVIB) and the hyperbolic conditional autoencoder (HMCVAE).
+
+Source: HMGRL (arXiv 2603.16259), equations 4 and 8-12.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import lorentz
+from .lorentz_layers import make_linear
+from .losses import gaussian_kl
+
+# exp(30) is 1e13: far beyond any useful variance, and its square is still finite in float32
+_MAX_LOG_VAR = 30.0
+
+
+class Posterior(NamedTuple):
+    """A sample of a variational layer, with what it was drawn from.
+
+    Attributes:
+        sample: Sample (or mean, where none was drawn), shape (..., D).
+        mu: Mean, shape (..., D).
+        log_var: Logarithm of the variance, shape (..., D).
+        kl: Divergence from the prior, summed over dimensions, shape (...).
+    """
+
+    sample: Tensor
+    mu: Tensor
+    log_var: Tensor
+    kl: Tensor
+
+
+def _draw(like: Tensor, noise: Tensor | None, sample: bool) -> Tensor | None:
+    """Standard normal noise: the caller's, or fresh, or none where no sample is asked for."""
+    if noise is not None:
+        return noise.to(like)
+    return torch.randn_like(like) if sample else None
+
+
+class HVIB(nn.Module):
+    """Hyperbolic variational information bottleneck, one for both modalities (eq. 4).
+
+    ``mu = Dense(LLL(X))``, ``log sigma^2 = Dense(LLL(X))``, ``Z = mu + sigma * eps``. With
+    ``residual`` the prior of a token is centred on the token itself, N(X, I), and so is the
+    posterior: Z = X + mu + sigma * eps, where mu starts at 0. The bottleneck then measures what is
+    added to the encoder's states instead of what is kept of them.
+
+    Args:
+        width: Width of the token states.
+        bottleneck: Width d_z of the hyperbolic layers.
+        layer: Kind of linear layer, see :func:`lorentz_layers.make_linear`.
+        residual: Whether prior and posterior are centred on the token.
+        layer_options: Options of :func:`lorentz_layers.make_linear`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        bottleneck: int,
+        layer: str = "lorentz",
+        residual: bool = False,
+        **layer_options: Any,
+    ) -> None:
+        super().__init__()
+        self.residual = residual
+        self.lorentz_mu = make_linear(layer, width, bottleneck, **layer_options)
+        self.lorentz_log_var = make_linear(layer, width, bottleneck, **layer_options)
+        self.dense_mu = nn.Linear(bottleneck, width)
+        self.dense_log_var = nn.Linear(bottleneck, width)
+
+    def forward(
+        self,
+        x: Tensor,
+        c: float | Tensor = 1.0,
+        noise: Tensor | None = None,
+        sample: bool | None = None,
+    ) -> Posterior:
+        """Passes token states through the bottleneck.
+
+        Args:
+            x: Token states, shape (B, n, d).
+            c: Squared radius of the hyperboloid.
+            noise: Noise to use, shape (B, n, d), instead of fresh noise.
+            sample: Whether to draw noise; by default in training alone. In evaluation Z is the
+                mean (the original samples there too, and its predictions are random).
+
+        Returns:
+            Posterior over (B, n, d), divergences of shape (B, n).
+        """
+        sample = self.training if sample is None else sample
+        x = lorentz.wide(x)
+        with lorentz.full_precision(x.device):
+            mu = self.dense_mu(self.lorentz_mu(x, c))
+            log_var = self.dense_log_var(self.lorentz_log_var(x, c)).clamp(max=_MAX_LOG_VAR)
+            kl = gaussian_kl(mu, log_var)
+            if self.residual:
+                mu = x + mu
+            eps = _draw(mu, noise, sample)
+            z = mu if eps is None else mu + torch.exp(0.5 * log_var) * eps
+        return Posterior(z, mu, log_var, kl)
+
+
+class HMCVAE(nn.Module):
+    """Hyperbolic multimodal conditional variational autoencoder (eq. 8-11).
+
+    Encodes a representation H to a latent, decodes latent and condition to H. Its inputs are cut
+    off from the graph: its loss trains it alone.
+
+    Args:
+        width: Width of H.
+        condition: Width of the condition.
+        latent: Width d_v of the latent.
+        layer: Kind of linear layer, see :func:`lorentz_layers.make_linear`.
+        wrapped: Whether the latent is a wrapped normal on the hyperboloid (Nagano et al. 2019)
+            instead of a normal one in the tangent space.
+        normalize: Whether H is scaled to half the clip radius before it is encoded. Raw
+            representations are longer than that radius and saturate the layers.
+        layer_options: Options of :func:`lorentz_layers.make_linear`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        condition: int,
+        latent: int,
+        layer: str = "lorentz",
+        wrapped: bool = False,
+        normalize: bool = False,
+        **layer_options: Any,
+    ) -> None:
+        super().__init__()
+        self.latent, self.wrapped, self.normalize = latent, wrapped, normalize
+        self.lorentz_mu = make_linear(layer, width, latent, **layer_options)
+        self.lorentz_log_var = make_linear(layer, width, latent, **layer_options)
+        hidden = latent + condition
+        self.decoder = nn.Sequential(
+            nn.Linear(hidden, hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(hidden, hidden),
+            nn.LeakyReLU(0.2),
+            nn.Linear(hidden, width),
+        )
+
+    def encode(self, h: Tensor, c: float | Tensor = 1.0, noise: Tensor | None = None) -> Posterior:
+        """Encodes representations, without gradient to them.
+
+        Args:
+            h: Representations, shape (B, D).
+            c: Squared radius of the hyperboloid.
+            noise: Noise to use, shape (B, d_v), instead of fresh noise.
+
+        Returns:
+            Posterior over (B, d_v), divergences of shape (B,).
+        """
+        h = lorentz.wide(h.detach())
+        if self.normalize:
+            h = F.normalize(h, dim=-1) * (0.5 * lorentz.clip_radius(c))
+        mu = self.lorentz_mu(h, c)
+        log_var = self.lorentz_log_var(h, c).clamp(max=_MAX_LOG_VAR)
+        eps = _draw(mu, noise, sample=True)
+        assert eps is not None
+        if self.wrapped:
+            return self._wrapped(mu, log_var, eps, c)
+        z = mu + torch.exp(0.5 * log_var) * eps
+        return Posterior(z, mu, log_var, gaussian_kl(mu, log_var))
+
+    def _wrapped(self, mu: Tensor, log_var: Tensor, eps: Tensor, c: float | Tensor) -> Posterior:
+        """Wrapped normal around exp_o(mu): a one-sample estimate of the divergence.
+
+        log q(z) - log p(z) for z = exp_m(PT_{o->m}(v)), v ~ N(0, sigma^2); each density is the
+        normal one in its tangent space over the volume (sinh(r)/r)^(D-1) of the exponential map
+        (Nagano et al. 2019, eq. 8), r in units of sqrt(c).
+        """
+        radius = lorentz.clip_radius(c)
+        v = lorentz.clip_norm(torch.exp(0.5 * log_var) * eps, radius)
+        center = lorentz.expmap0(mu, c)
+        point = lorentz.expmap(center, lorentz.transport0(center, v, c), c)
+        z = lorentz.logmap0(point, c)
+        log_q = -0.5 * (v.square() / log_var.exp() + log_var).sum(-1) - _log_volume(v, c)
+        log_p = -0.5 * z.square().sum(-1) - _log_volume(z, c)
+        return Posterior(z, mu, log_var, log_q - log_p)
+
+    def decode(self, z: Tensor, condition: Tensor) -> Tensor:
+        """Decodes latents, shape (..., d_v), under conditions (..., d), cut off from the graph.
+
+        Returns:
+            Representations, shape (..., D), float32 at least.
+        """
+        z = lorentz.wide(z)
+        with lorentz.full_precision(z.device):
+            return self.decoder(torch.cat([z, condition.detach().to(z.dtype)], dim=-1))
+
+    def generate(self, condition: Tensor, draws: int, noise: Tensor | None = None) -> Tensor:
+        """Imagines representations of labels from the prior (eq. 12).
+
+        Args:
+            condition: Label encodings, shape (U, d).
+            draws: Representations per label.
+            noise: Latents to use, shape (U, draws, d_v), instead of fresh draws of N(0, I).
+
+        Returns:
+            Representations, shape (U, draws, D).
+        """
+        shape = (len(condition), draws, self.latent)
+        if noise is None:
+            noise = torch.randn(shape, device=condition.device, dtype=lorentz.wide(condition).dtype)
+        return self.decode(noise, condition.unsqueeze(1).expand(-1, draws, -1))
+
+
+def _log_volume(v: Tensor, c: float | Tensor) -> Tensor:
+    """(D - 1) log(sinh(r)/r) for tangent vectors (..., D), r = |v|/sqrt(c)."""
+    s = c.sqrt() if isinstance(c, Tensor) else math.sqrt(c)
+    r = torch.linalg.vector_norm(v, dim=-1) / s
+    # log(sinh(r)/r) = r + log1p(-exp(-2r)) - log(2r), and r^2/6 near 0
+    safe = r.clamp(min=1e-2)
+    large = safe + torch.log1p(-torch.exp(-2 * safe)) - torch.log(2 * safe)
+    return (v.shape[-1] - 1) * torch.where(r < 1e-2, r.square() / 6, large)
