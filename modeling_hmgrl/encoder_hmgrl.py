@@ -60,10 +60,9 @@ class HMGRLPreTrainedModel(PreTrainedModel):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, HMGRLModel) and module.image_projection is not None:
-            if self.config.projection_init == "similarity":  # pictures start without a say
-                init.zeros_(module.image_projection.weight)
-                init.zeros_(module.image_projection.bias)
+        elif isinstance(module, HMGRLModel) and module.pictures_start_silent:
+            init.zeros_(module.image_projection.weight)
+            init.zeros_(module.image_projection.bias)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -102,24 +101,22 @@ class HMGRLModel(HMGRLPreTrainedModel):
         width = config.text_width
         self.text_model = text_model or _backbone(config.text_config)
         self.vision_model = None
-        self.image_projection = None
+        self.image_projection: Any = None
+        similarity = config.projection_init == "similarity"
+        self.pictures_start_silent = similarity and config.vision_config is not None
         if config.vision_config is not None:
             self.vision_model = vision_model or _backbone(config.vision_config)
             vision_width = config.vision_config.hidden_size  # type: ignore[union-attr]
-            if config.projection_init == "similarity" or vision_width != width:
+            if similarity or vision_width != width:
                 self.image_projection = nn.Linear(vision_width, width)
-        options: dict[str, Any] = {
-            "translation": config.hyperbolic_translation,
-            "c": config.squared_radius,
-        }
         self.curvature = Curvature(config.squared_radius, config.learnable_curvature)
         self.hvib = HVIB(
             width,
             config.bottleneck_size,
             config.hvib_layer,
             config.residual_bottleneck,
-            translation=translation,
-            c=c,
+            translation=config.hyperbolic_translation,
+            c=config.squared_radius,
         )
         self.fusion = CrossModalAttention(config)
         self.post_init()
