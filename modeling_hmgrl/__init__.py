@@ -1,1 +1,56 @@
-"""HMGRL: generalized zero-shot multimodal entity typing and relation extraction."""
+"""HMGRL: generalized zero-shot multimodal entity typing and relation extraction.
+
+Importing this package registers its classes with AutoConfig, AutoModel and AutoProcessor, and marks
+them so that checkpoints carry the code that loads them where the package is not installed.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoConfig, AutoModel, AutoProcessor
+
+from .configuration_hmgrl import HMGRLConfig
+from .modeling_hmgrl import HMGRLForZeroShotTyping, HMGRLModel
+from .processing_hmgrl import HMGRLProcessor
+
+if TYPE_CHECKING:
+    from .metrics import GZSMetric, evaluate_scores, gzs_scores
+    from .pipeline_hmgrl import HMGRLPredictor
+    from .trainer import HMGRLTrainer
+    from .training_arguments import HMGRLTrainingArguments
+
+_LAZY = {
+    "GZSMetric": "metrics",
+    "evaluate_scores": "metrics",
+    "gzs_scores": "metrics",
+    "HMGRLPredictor": "pipeline_hmgrl",
+    "HMGRLTrainer": "trainer",
+    "HMGRLTrainingArguments": "training_arguments",
+}
+
+AutoConfig.register(HMGRLConfig.model_type, HMGRLConfig)
+AutoModel.register(HMGRLConfig, HMGRLForZeroShotTyping)
+AutoProcessor.register(HMGRLConfig, HMGRLProcessor)
+HMGRLConfig.register_for_auto_class()
+HMGRLForZeroShotTyping.register_for_auto_class("AutoModel")
+HMGRLProcessor.register_for_auto_class()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "GZSMetric",
+    "HMGRLConfig",
+    "HMGRLForZeroShotTyping",
+    "HMGRLModel",
+    "HMGRLPredictor",
+    "HMGRLProcessor",
+    "HMGRLTrainer",
+    "HMGRLTrainingArguments",
+    "evaluate_scores",
+    "gzs_scores",
+]

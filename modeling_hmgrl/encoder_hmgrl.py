@@ -23,11 +23,16 @@ from .variational import HVIB
 _RESIDUAL_LOG_VAR = -4.6
 
 
-def _backbone(config: Any) -> PreTrainedModel:
-    """Builds an encoder without the pooling layer that nothing here reads."""
+def without_pooler(config: Any) -> dict[str, bool]:
+    """Arguments that build an encoder without a pooling layer, which nothing here reads."""
     model_class = MODEL_MAPPING.get(type(config), None)
-    accepts = model_class and "add_pooling_layer" in inspect.signature(model_class).parameters
-    return AutoModel.from_config(config, **({"add_pooling_layer": False} if accepts else {}))
+    if model_class and "add_pooling_layer" in inspect.signature(model_class).parameters:
+        return {"add_pooling_layer": False}
+    return {}
+
+
+def _backbone(config: Any) -> PreTrainedModel:
+    return AutoModel.from_config(config, **without_pooler(config))
 
 
 class HMGRLPreTrainedModel(PreTrainedModel):

@@ -9,15 +9,25 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 
 from . import lorentz, losses
 from .configuration_hmgrl import HMGRLConfig
-from .encoder_hmgrl import HMGRLModel, HMGRLPreTrainedModel
+from .encoder_hmgrl import HMGRLModel, HMGRLPreTrainedModel, without_pooler
 from .fusion import MAX_LOG_SCALE, LabelScorer
 from .outputs import HMGRLModelOutput, ZeroShotTypingOutput
 from .variational import HMCVAE
+
+
+def _pretrained(encoder: str | PreTrainedModel) -> PreTrainedModel:
+    """An encoder by name or as it is, without the pooling layer that nothing here reads."""
+    if not isinstance(encoder, str):
+        if getattr(encoder, "pooler", None) is not None:
+            encoder.pooler = None  # type: ignore[assignment]
+        return encoder
+    config = AutoConfig.from_pretrained(encoder)
+    return AutoModel.from_pretrained(encoder, **without_pooler(config))
 
 
 class HMGRLForZeroShotTyping(HMGRLPreTrainedModel):
@@ -84,11 +94,8 @@ class HMGRLForZeroShotTyping(HMGRLPreTrainedModel):
         Returns:
             The model, in evaluation mode as :meth:`from_pretrained` leaves it.
         """
-        text_model = AutoModel.from_pretrained(text) if isinstance(text, str) else text
-        vision_model = AutoModel.from_pretrained(vision) if isinstance(vision, str) else vision
-        for encoder in (text_model, vision_model):  # nothing reads a pooler or gives it a gradient
-            if getattr(encoder, "pooler", None) is not None:
-                encoder.pooler = None  # type: ignore[union-attr]
+        text_model = _pretrained(text)
+        vision_model = None if vision is None else _pretrained(vision)
         make = HMGRLConfig.paper if paper_settings else HMGRLConfig
         config = make(
             text_config=text_model.config,

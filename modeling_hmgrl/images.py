@@ -1,0 +1,78 @@
+"""Opens pictures from where they may lie; their size is bounded before anything is decoded."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+MAX_PIXELS = 64_000_000
+"""Largest picture that is decoded, in pixels (8000 x 8000)."""
+
+
+def open_image(image: Any, name: str = "image", max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Opens a picture as RGB.
+
+    Args:
+        image: A path, encoded bytes, a PIL picture, an array (height, width[, 3]) of uint8, or the
+            ``{"path", "bytes"}`` of an undecoded datasets column. URLs are not fetched.
+        name: How errors name the argument.
+        max_pixels: Bound on width times height, checked on the header before decoding.
+
+    Returns:
+        The picture, RGB; transparency is laid over white.
+
+    Raises:
+        ValueError: If it is too large, cut off, no picture, a URL, or of another kind.
+        FileNotFoundError: If there is no such file.
+    """
+    if isinstance(image, dict):
+        image = image.get("bytes") or image.get("path")
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3):
+            raise ValueError(
+                f"{name}: got an array of {image.dtype} and shape {image.shape}, expected uint8 of "
+                "shape (height, width) or (height, width, channels)"
+            )
+        image = Image.fromarray(image)
+    if isinstance(image, Image.Image):
+        _check_size(image, name, max_pixels)
+        return _rgb(image, name)
+    if isinstance(image, str) and "://" in image:
+        raise ValueError(f"{name}: got a URL, expected a file; download {image[:200]!r} first")
+    if isinstance(image, bytes | bytearray):
+        source: Any = io.BytesIO(image)
+    elif isinstance(image, str | Path):
+        name, source = f"{name} {str(image)!r}", Path(image)
+    else:
+        raise ValueError(
+            f"{name}: got {type(image).__name__}, expected a path, bytes, a PIL picture or an array"
+        )
+    try:
+        with Image.open(source) as opened:
+            _check_size(opened, name, max_pixels)
+            return _rgb(opened, name)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name}: not a picture that Pillow can read") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name}: larger than the bound of {max_pixels} pixels") from error
+
+
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ValueError(
+            f"{name}: {width} x {height} pixels, expected at most {max_pixels} pixels in all"
+        )
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    try:
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            layered = image.convert("RGBA")
+            white = Image.new("RGBA", layered.size, "white")
+            return Image.alpha_composite(white, layered).convert("RGB")
+        return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise
+        raise ValueError(f"{name}: cut off or damaged ({error})") from error

@@ -1,0 +1,241 @@
+"""The processor: text, mentions, pictures and label names to tensors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    BatchFeature,
+    ProcessorMixin,
+    ViTImageProcessorPil,
+)
+from transformers.utils import logging
+
+from .images import open_image
+from .marking import MARKERS, Span, check_spans, mark_texts
+
+logger = logging.get_logger(__name__)
+
+
+class HMGRLProcessor(ProcessorMixin):
+    """Turns sentences with marked mentions, pictures and label names into model inputs.
+
+    Args:
+        image_processor: Any image processor.
+        tokenizer: A fast tokenizer of a BERT-like model. It gains the four marker tokens.
+        task: "typing" (one span) or "relation" (two spans, head first).
+        max_length: Most tokens of a text, special tokens and markers included (128 in the paper).
+            Longer texts are windowed around their mentions.
+        label_max_length: Most tokens of a label's text; longer ones are cut, with a warning.
+        pad_to_max_length: Whether to pad to those lengths instead of to the longest of the batch,
+            as the paper's settings need, which let padding take part.
+        use_images: Whether pictures are taken; False for a model of text alone.
+
+    Raises:
+        ValueError: If the tokenizer is not a fast one, or the task is unknown.
+    """
+
+    marker_initials = {  # noqa: RUF012 - read only
+        "[E1]": '"', "[/E1]": '"', "[E2]": "*", "[/E2]": "*",
+    }  # fmt: skip
+    """Punctuation from whose embedding each marker starts: it stands around words in any text."""
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        task: str = "typing",
+        max_length: int = 128,
+        label_max_length: int = 64,
+        pad_to_max_length: bool = False,
+        use_images: bool = True,
+    ) -> None:
+        if tokenizer is None or not tokenizer.is_fast:
+            raise ValueError("tokenizer: expected a fast tokenizer, which knows character offsets")
+        if task not in ("typing", "relation"):
+            raise ValueError(f"task: got {task!r}, expected 'typing' or 'relation'")
+        markers = [marker for pair in MARKERS for marker in pair]
+        tokenizer.add_special_tokens({"extra_special_tokens": markers})
+        self.task = task
+        self.max_length = max_length
+        self.label_max_length = label_max_length
+        self.pad_to_max_length = pad_to_max_length
+        self.use_images = use_images
+        super().__init__(image_processor, tokenizer)
+        # what the tokenizer puts before and after one text, found from a text of one token
+        bare = tokenizer("a", add_special_tokens=False).input_ids
+        full = tokenizer("a").input_ids
+        start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
+        self._prefix, self._suffix = full[:start], full[start + len(bare) :]
+        if max_length < len(self._prefix) + len(self._suffix) + 2 * len(markers):
+            raise ValueError(f"max_length: got {max_length}, too short for markers and mentions")
+
+    @classmethod
+    def from_backbones(
+        cls, text: str, vision: str | None = None, **settings: Any
+    ) -> "HMGRLProcessor":
+        """Makes a processor for pretrained encoders.
+
+        Args:
+            text: Folder or Hub name of the text encoder.
+            vision: Folder or Hub name of the image encoder; None for text alone.
+            **settings: Arguments of the class.
+        """
+        tokenizer = AutoTokenizer.from_pretrained(text)
+        if vision is None:  # an attribute of a processor cannot be absent; this one is not used
+            return cls(ViTImageProcessorPil(), tokenizer, use_images=False, **settings)
+        return cls(AutoImageProcessor.from_pretrained(vision), tokenizer, **settings)
+
+    @property
+    def num_spans(self) -> int:
+        """Spans expected in each sample."""
+        return 1 if self.task == "typing" else 2
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        spans: Sequence[Any],
+        images: Any = None,
+        labels: Sequence[str] | None = None,
+        generator_labels: Sequence[str] | None = None,
+    ) -> BatchFeature:
+        """Processes a batch of samples.
+
+        Args:
+            text: B texts, or one.
+            spans: For each text its mentions as character offsets [[start, end], ...], end
+                exclusive; one for typing, two for relations, head first.
+            images: For each text a picture (see :func:`images.open_image`) or None; None if there
+                are none at all.
+            labels: Texts of the labels to score.
+            generator_labels: Texts of the labels to imagine samples of.
+
+        Returns:
+            Inputs of the model: input_ids and attention_mask (B, n), span_positions
+            (B, spans, 2), pixel_values (B, 3, height, width) and image_mask (B,) where there is a
+            picture, label_input_ids and label_attention_mask (K, L), and the same for
+            generator_label. Its attribute ``windows`` lists for each text None, or the character
+            ranges that were kept of a text too long for ``max_length``.
+
+        Raises:
+            ValueError: Naming the sample, the field and what was expected.
+        """
+        if isinstance(text, str):
+            text, spans = [text], [spans]
+            images = None if images is None else [images]
+        if len(spans) != len(text):
+            raise ValueError(f"spans: got {len(spans)} samples, expected {len(text)} as of text")
+        checked = [
+            check_spans(t, s, self.num_spans, f"sample {i}")
+            for i, (t, s) in enumerate(zip(text, spans, strict=True))
+        ]
+        batch, windows = self.encode_texts(text, checked)
+        batch.update(self.encode_images(images, len(text)))
+        if labels is not None:
+            batch.update(self.encode_labels(labels, "label"))
+        if generator_labels is not None:
+            batch.update(self.encode_labels(generator_labels, "generator_label"))
+        features = BatchFeature(batch)
+        features.windows = windows
+        return features
+
+    def encode_texts(
+        self, texts: Sequence[str], spans: Sequence[Sequence[Span]]
+    ) -> tuple[dict[str, torch.Tensor], list[list[Span] | None]]:
+        """Encodes texts whose spans were checked; see :meth:`__call__`.
+
+        Returns:
+            The tensors, and for each text the ranges kept (None for the whole text).
+        """
+        room = self.max_length - len(self._prefix) - len(self._suffix)
+        marked = mark_texts(self.tokenizer, texts, spans, room)
+        batch = self.tokenizer.pad(
+            {"input_ids": [self._prefix + sample.ids + self._suffix for sample in marked]},
+            padding="max_length" if self.pad_to_max_length else True,
+            max_length=self.max_length if self.pad_to_max_length else None,
+            return_tensors="pt",
+        )
+        positions = torch.tensor([sample.positions for sample in marked]) + len(self._prefix)
+        tensors = {
+            "input_ids": batch["input_ids"],
+            "attention_mask": batch["attention_mask"],
+            "span_positions": positions,
+        }
+        return tensors, [sample.kept for sample in marked]
+
+    def encode_images(self, images: Any, count: int) -> dict[str, torch.Tensor]:
+        """Encodes pictures, of which some or all may be None; see :meth:`__call__`.
+
+        Returns:
+            pixel_values (count, 3, height, width), 0 where absent, and image_mask (count,); nothing
+            if no sample has a picture.
+
+        Raises:
+            ValueError: If a picture cannot be used, or the processor is of text alone.
+        """
+        if images is None:
+            return {}
+        if len(images) != count:
+            raise ValueError(f"images: got {len(images)}, expected {count} as of text")
+        present = [index for index, image in enumerate(images) if image is not None]
+        if not present:
+            return {}
+        if not self.use_images:
+            raise ValueError("images: this processor is of text alone, expected None")
+        opened = [open_image(images[index], f"sample {index}.image") for index in present]
+        pixels = self.image_processor(opened, return_tensors="pt")["pixel_values"]
+        mask = torch.zeros(count, dtype=torch.bool)
+        mask[present] = True
+        if len(present) < count:
+            pixels = pixels.new_zeros(count, *pixels.shape[1:]).index_copy(
+                0, torch.tensor(present), pixels
+            )
+        return {"pixel_values": pixels, "image_mask": mask}
+
+    def encode_labels(self, labels: Sequence[str], name: str = "label") -> dict[str, torch.Tensor]:
+        """Encodes label texts.
+
+        Args:
+            labels: Label texts.
+            name: Prefix of the tensors' names.
+
+        Returns:
+            ``{name}_input_ids`` and ``{name}_attention_mask``, shape (K, L).
+
+        Raises:
+            ValueError: If there are none, or one is no text or blank.
+        """
+        if isinstance(labels, str) or not len(labels):
+            raise ValueError(f"{name}s: got {labels!r}, expected a list of at least one label text")
+        for index, label in enumerate(labels):
+            if not isinstance(label, str) or not label.strip():
+                raise ValueError(f"{name}s[{index}]: got {label!r}, expected a text not blank")
+        ids = self.tokenizer(
+            list(labels),
+            add_special_tokens=False,
+            return_attention_mask=False,
+            split_special_tokens=True,
+            verbose=False,
+        ).input_ids
+        room = self.label_max_length - len(self._prefix) - len(self._suffix)
+        cut = [labels[i] for i in range(len(labels)) if len(ids[i]) > room]
+        if cut:
+            logger.warning(
+                f"{len(cut)} label texts were cut to {self.label_max_length} tokens, among them "
+                f"{cut[0][:80]!r}; a larger label_max_length keeps them whole"
+            )
+        batch = self.tokenizer.pad(
+            {"input_ids": [self._prefix + row[:room] + self._suffix for row in ids]},
+            padding="max_length" if self.pad_to_max_length else True,
+            max_length=self.label_max_length if self.pad_to_max_length else None,
+            return_tensors="pt",
+        )
+        return {
+            f"{name}_input_ids": batch["input_ids"],
+            f"{name}_attention_mask": batch["attention_mask"],
+        }
+
+
+__all__ = ["HMGRLProcessor"]
