@@ -17,10 +17,8 @@ from .configuration_hmgrl import HMGRLConfig
 from .fusion import CrossModalAttention, LabelScorer
 from .lorentz_layers import Curvature, FullyLorentzLinear, LorentzLinear
 from .outputs import HMGRLModelOutput
+from .starts import BlockLinear, ConstantLinear
 from .variational import HVIB
-
-# Start of log sigma^2 in the residual bottleneck: noise of a tenth of a unit-variance state.
-_RESIDUAL_LOG_VAR = -4.6
 
 
 def without_pooler(config: Any) -> dict[str, bool]:
@@ -52,22 +50,16 @@ class HMGRLPreTrainedModel(PreTrainedModel):
     ]  # fmt: skip
 
     def _init_weights(self, module: nn.Module) -> None:
-        own = (LorentzLinear, FullyLorentzLinear, Curvature, CrossModalAttention, LabelScorer)
+        own = (
+            LorentzLinear, FullyLorentzLinear, Curvature, CrossModalAttention, LabelScorer,
+            ConstantLinear, BlockLinear,
+        )  # fmt: skip
         if isinstance(module, own):
             module.reset_parameters()
-        elif isinstance(module, HVIB):
-            if module.residual:
-                for layer in (module.dense_mu, module.dense_log_var):
-                    init.zeros_(layer.weight)
-                init.zeros_(module.dense_mu.bias)
-                init.constant_(module.dense_log_var.bias, _RESIDUAL_LOG_VAR)
         elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, HMGRLModel) and module.pictures_start_silent:
-            init.zeros_(module.image_projection.weight)
-            init.zeros_(module.image_projection.bias)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -107,12 +99,12 @@ class HMGRLModel(HMGRLPreTrainedModel):
         self.text_model = text_model or _backbone(config.text_config)
         self.vision_model = None
         self.image_projection: Any = None
-        similarity = config.projection_init == "similarity"
-        self.pictures_start_silent = similarity and config.vision_config is not None
         if config.vision_config is not None:
             self.vision_model = vision_model or _backbone(config.vision_config)
             vision_width = config.vision_config.hidden_size  # type: ignore[union-attr]
-            if similarity or vision_width != width:
+            if config.projection_init == "similarity":  # pictures start without a say
+                self.image_projection = ConstantLinear(vision_width, width)
+            elif vision_width != width:
                 self.image_projection = nn.Linear(vision_width, width)
         self.curvature = Curvature(config.squared_radius, config.learnable_curvature)
         self.hvib = HVIB(

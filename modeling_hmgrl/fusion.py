@@ -13,6 +13,7 @@ from transformers import initialization as init
 
 from . import lorentz
 from .configuration_hmgrl import HMGRLConfig
+from .starts import BlockLinear, ConstantLinear
 
 MAX_LOG_SCALE = math.log(100.0)  # a temperature below 0.01 only sharpens rounding
 
@@ -37,15 +38,13 @@ class CrossModalAttention(nn.Module):
         if self.kind == "additive":
             self.score = nn.Linear(query + width, 1)
         else:
-            self.query = nn.Linear(query, width)
+            self.query = ConstantLinear(query, width)  # attention starts uniform
             self.key = nn.Linear(width, width, bias=False)
             self.modality_bias = nn.Parameter(torch.empty(2))
 
     def reset_parameters(self) -> None:
-        """Starts the query at 0, so that attention starts uniform."""
+        """Starts both modalities with the same share."""
         if self.kind == "query":
-            init.zeros_(self.query.weight)
-            init.zeros_(self.query.bias)
             init.zeros_(self.modality_bias)
 
     def forward(
@@ -114,28 +113,23 @@ class LabelScorer(nn.Module):
         super().__init__()
         width = config.text_width
         size = config.projection_size or width
-        self.kind, self.similarity = config.score_function, config.projection_init == "similarity"
-        self.temperature_init = config.temperature_init
+        self.kind, self.temperature_init = config.score_function, config.temperature_init
         self.dropout = nn.Dropout(config.dropout)
-        self.sample_projection = nn.Linear(config.representation_size, size)
-        self.label_projection = nn.Linear(width, size)
+        if config.projection_init == "similarity":
+            # q = mean of the mentions + pooled tokens, p = label; [h_CLS] starts without a say
+            mentions = [1 / config.num_spans] * config.num_spans
+            self.sample_projection: nn.Linear = BlockLinear(width, size, [0, *mentions, 1])
+            self.label_projection: nn.Linear = BlockLinear(width, size, [1])
+        else:
+            self.sample_projection = nn.Linear(config.representation_size, size)
+            self.label_projection = nn.Linear(width, size)
         if self.kind != "dot":
             self.log_scale = nn.Parameter(torch.empty(()))
 
     def reset_parameters(self) -> None:
-        """Starts at the similarity of mention and pooled tokens with the label, where asked to."""
+        """Starts the scale at the inverse of the temperature."""
         if self.kind != "dot":
             init.constant_(self.log_scale, -math.log(self.temperature_init))
-        if not self.similarity:
-            return
-        size, width = self.label_projection.weight.shape
-        label = torch.empty(size, width, device=self.label_projection.weight.device)
-        # one projection for all blocks: the identity where it fits, else a random orthogonal one
-        _ = nn.init.eye_(label) if size >= width else nn.init.orthogonal_(label)
-        spans = self.sample_projection.in_features // width - 2
-        blocks = [torch.zeros_like(label), *[label / spans] * spans, label]
-        init.copy_(self.label_projection.weight, label)
-        init.copy_(self.sample_projection.weight, torch.cat(blocks, dim=1))
 
     def project_samples(self, h: Tensor) -> Tensor:
         """Projects representations, (..., D) to (..., d_p)."""

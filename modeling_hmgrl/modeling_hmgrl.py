@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
+from transformers.utils import logging
 
 from . import lorentz, losses
 from .configuration_hmgrl import HMGRLConfig
@@ -24,10 +25,21 @@ def _pretrained(encoder: str | PreTrainedModel) -> PreTrainedModel:
     """An encoder by name or as it is, without the pooling layer that nothing here reads."""
     if not isinstance(encoder, str):
         if getattr(encoder, "pooler", None) is not None:
-            encoder.pooler = None  # type: ignore[assignment]
+            encoder.pooler = None
         return encoder
-    config = AutoConfig.from_pretrained(encoder)
-    return AutoModel.from_pretrained(encoder, **without_pooler(config))
+    options = without_pooler(AutoConfig.from_pretrained(encoder))
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # a checkpoint's pooler and heads are left out on purpose
+    try:
+        model, info = AutoModel.from_pretrained(encoder, output_loading_info=True, **options)
+    finally:
+        logging.set_verbosity(verbosity)
+    if info["missing_keys"]:
+        raise ValueError(
+            f"encoder {encoder!r}: its checkpoint lacks {sorted(info['missing_keys'])[:5]}, "
+            f"expected all weights of {type(model).__name__}"
+        )
+    return model
 
 
 class HMGRLForZeroShotTyping(HMGRLPreTrainedModel):
@@ -98,6 +110,7 @@ class HMGRLForZeroShotTyping(HMGRLPreTrainedModel):
         vision_model = None if vision is None else _pretrained(vision)
         make = HMGRLConfig.paper if paper_settings else HMGRLConfig
         config = make(
+            attn_implementation=text_model.config._attn_implementation,  # building it sets both
             text_config=text_model.config,
             vision_config=None if vision_model is None else vision_model.config,
             **settings,

@@ -13,9 +13,13 @@ from torch import Tensor, nn
 from . import lorentz
 from .lorentz_layers import make_linear
 from .losses import gaussian_kl
+from .starts import ConstantLinear
 
 # exp(30) is 1e13: far beyond any useful variance, and its square is still finite in float32
 _MAX_LOG_VAR = 30.0
+
+# start of log sigma^2 in the residual bottleneck: noise of a tenth of a unit-variance state
+_RESIDUAL_LOG_VAR = -4.6
 
 
 class Posterior(NamedTuple):
@@ -69,8 +73,12 @@ class HVIB(nn.Module):
         self.residual = residual
         self.lorentz_mu = make_linear(layer, width, bottleneck, **layer_options)
         self.lorentz_log_var = make_linear(layer, width, bottleneck, **layer_options)
-        self.dense_mu = nn.Linear(bottleneck, width)
-        self.dense_log_var = nn.Linear(bottleneck, width)
+        if residual:
+            self.dense_mu: nn.Linear = ConstantLinear(bottleneck, width)
+            self.dense_log_var: nn.Linear = ConstantLinear(bottleneck, width, _RESIDUAL_LOG_VAR)
+        else:
+            self.dense_mu = nn.Linear(bottleneck, width)
+            self.dense_log_var = nn.Linear(bottleneck, width)
 
     def forward(
         self,
