@@ -360,7 +360,7 @@ class HMGRLTrainer:
 
         Args:
             repo_id: Repository, "user/name".
-            **options: Options of ``PreTrainedModel.push_to_hub``, as ``private`` and ``token``.
+            **options: Options of :func:`card.push_run`: ``private``, ``token``.
 
         Returns:
             URL of the last commit.

@@ -18,8 +18,8 @@ from .starts import ConstantLinear
 # exp(30) is 1e13: far beyond any useful variance, and its square is still finite in float32
 _MAX_LOG_VAR = 30.0
 
-# start of log sigma^2 in the residual bottleneck: noise of a tenth of a unit-variance state
-_RESIDUAL_LOG_VAR = -4.6
+# log variance of the residual bottleneck's prior: noise of a tenth of a unit-variance state
+_RESIDUAL_LOG_VAR = math.log(0.01)
 
 
 class Posterior(NamedTuple):
@@ -48,10 +48,10 @@ def _draw(like: Tensor, noise: Tensor | None, sample: bool) -> Tensor | None:
 class HVIB(nn.Module):
     """Hyperbolic variational information bottleneck, one for both modalities (eq. 4).
 
-    ``mu = Dense(LLL(X))``, ``log sigma^2 = Dense(LLL(X))``, ``Z = mu + sigma * eps``. With
-    ``residual`` the prior of a token is centred on the token itself, N(X, I), and so is the
-    posterior: Z = X + mu + sigma * eps, where mu starts at 0. The bottleneck then measures what is
-    added to the encoder's states instead of what is kept of them.
+    ``mu = Dense(LLL(X))``, ``log sigma^2 = Dense(LLL(X))``, ``Z = mu + sigma * eps``, prior N(0, I).
+    With ``residual`` the prior of a token is N(X, 0.01 I), centred on the token itself, and the
+    posterior is Z = X + mu + sigma * eps, which starts at that prior. The bottleneck then measures
+    what is added to the encoder's states instead of what is kept of them.
 
     Args:
         width: Width of the token states.
@@ -71,6 +71,8 @@ class HVIB(nn.Module):
     ) -> None:
         super().__init__()
         self.residual = residual
+        # inverse standard deviation of the prior; a residual bottleneck starts at its prior
+        self.prior_scale = math.exp(-0.5 * _RESIDUAL_LOG_VAR) if residual else 1.0
         self.lorentz_mu = make_linear(layer, width, bottleneck, **layer_options)
         self.lorentz_log_var = make_linear(layer, width, bottleneck, **layer_options)
         if residual:
@@ -104,7 +106,7 @@ class HVIB(nn.Module):
         with lorentz.full_precision(x.device):
             mu = self.dense_mu(self.lorentz_mu(x, c))
             log_var = self.dense_log_var(self.lorentz_log_var(x, c)).clamp(max=_MAX_LOG_VAR)
-            kl = gaussian_kl(mu, log_var)
+            kl = gaussian_kl(mu * self.prior_scale, log_var + 2 * math.log(self.prior_scale))
             if self.residual:
                 mu = x + mu
             eps = _draw(mu, noise, sample)
