@@ -48,10 +48,10 @@ def _draw(like: Tensor, noise: Tensor | None, sample: bool) -> Tensor | None:
 class HVIB(nn.Module):
     """Hyperbolic variational information bottleneck, one for both modalities (eq. 4).
 
-    ``mu = Dense(LLL(X))``, ``log sigma^2 = Dense(LLL(X))``, ``Z = mu + sigma * eps``, prior N(0, I).
-    With ``residual`` the prior of a token is N(X, 0.01 I), centred on the token itself, and the
-    posterior is Z = X + mu + sigma * eps, which starts at that prior. The bottleneck then measures
-    what is added to the encoder's states instead of what is kept of them.
+    ``mu = Dense(LLL(X))``, ``log sigma^2 = Dense(LLL(X))``, ``Z = mu + sigma * eps``; the prior is
+    N(0, I). With ``residual`` the prior of a token is N(X, 0.01 I), centred on the token itself,
+    and the posterior is Z = X + mu + sigma * eps, which starts at that prior. The bottleneck then
+    measures what is added to the encoder's states instead of what is kept of them.
 
     Args:
         width: Width of the token states.
