@@ -46,15 +46,14 @@ SEEN = 8  # of the 22 relations; the generator sees the others
 
 
 def text_lengths(data_dir: str | None, count: int) -> list[int]:
-    """Lengths of real MNRE texts in words and pieces, or the same distribution generated."""
+    """Lengths of real MNRE texts in word pieces, or of generated ones of about that length."""
     if data_dir is None:
         rng = random.Random(0)
         return [min(100, max(8, round(rng.gauss(31, 9)))) for _ in range(count)]
     lines = (Path(data_dir) / "mnre_train.txt").read_text(encoding="utf-8").splitlines()[:count]
-    # a word of a tweet is about 1.7 word pieces; its dict holds them between quotes
-    return [
-        min(120, max(8, round(1.7 * (line.split("]")[0].count("', '") + 1)) + 6)) for line in lines
-    ]
+    words = [len(ast.literal_eval(line)["token"]) for line in lines]
+    # a word of a tweet is about 1.7 word pieces; two special tokens and four markers come on top
+    return [min(128, round(1.7 * count) + 6) for count in words]
 
 
 def make_batch(size: int, lengths: list[int], padded: int | None) -> dict[str, torch.Tensor]:
