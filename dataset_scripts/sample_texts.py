@@ -19,6 +19,7 @@ from dataset_scripts.sample_concepts import (
     INSTANCE_TYPES,
     KIN_TOPICS,
     UNWANTED_MENTIONS,
+    UNWANTED_PARTS,
     UNWANTED_TEXTS,
 )
 from dataset_scripts.sample_sources import WordNet
@@ -102,7 +103,11 @@ def read_concepts(wordnet: WordNet, emoji: dict[str, str]) -> list[Mention]:
             if claims[key] > 1 or (synset.is_instance and label not in INSTANCE_TYPES):
                 continue
             for word in synset.words:
-                if len(word) >= SHORTEST_MENTION and word not in UNWANTED_MENTIONS:
+                if (
+                    len(word) >= SHORTEST_MENTION
+                    and word not in UNWANTED_MENTIONS
+                    and UNWANTED_PARTS.isdisjoint(word.split())
+                ):
                     mentions.append(Mention(word, label, concept, key, pictures))
     return mentions
 

@@ -30,7 +30,8 @@ def without_pooler(config: Any) -> dict[str, bool]:
 
 
 def _backbone(config: Any) -> PreTrainedModel:
-    return AutoModel.from_config(config, **without_pooler(config))
+    # a config from elsewhere may name code of its own, which is never run
+    return AutoModel.from_config(config, trust_remote_code=False, **without_pooler(config))
 
 
 class HMGRLPreTrainedModel(PreTrainedModel):
@@ -63,7 +64,11 @@ class HMGRLPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Loads a model; freezing, which loading forgets, is applied again from the config."""
+        """Loads a model, from safetensors unless ``use_safetensors`` says otherwise.
+
+        Freezing, which loading forgets, is applied again from the config.
+        """
+        kwargs.setdefault("use_safetensors", True)  # no checkpoint of ours is a pickle
         loaded = super().from_pretrained(*args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded).apply_freezing()
         return loaded
@@ -85,8 +90,6 @@ class HMGRLModel(HMGRLPreTrainedModel):
         text_model: Text encoder to use instead of a new one.
         vision_model: Image encoder to use instead of a new one.
     """
-
-    base_model_prefix = ""
 
     def __init__(
         self,
@@ -173,9 +176,11 @@ class HMGRLModel(HMGRLPreTrainedModel):
             if image_mask is None:
                 return self.vision_model(pixel_values=pixel_values).last_hidden_state
             rows = image_mask.bool().nonzero().squeeze(1)
-            states = self.vision_model(pixel_values=pixel_values[rows]).last_hidden_state
+            # encoders do not take a batch of none: one stands in, whose states are left out
+            taken = pixel_values[rows] if len(rows) else pixel_values[:1]
+            states = self.vision_model(pixel_values=taken).last_hidden_state
             shape = (len(pixel_values), *states.shape[1:])
-            return states.new_zeros(shape).index_copy(0, rows, states)
+            return states.new_zeros(shape).index_copy(0, rows, states[: len(rows)])
 
     def encode_labels(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, chunk: int = 256
@@ -189,7 +194,12 @@ class HMGRLModel(HMGRLPreTrainedModel):
 
         Returns:
             Label encodings, shape (K, d).
+
+        Raises:
+            ValueError: If there are no labels.
         """
+        if not len(input_ids):
+            raise ValueError("label_input_ids: got no labels, expected at least one")
         parts = []
         for start in range(0, len(input_ids), chunk):
             ids = input_ids[start : start + chunk]
@@ -263,9 +273,14 @@ class HMGRLModel(HMGRLPreTrainedModel):
             :class:`HMGRLModelOutput`.
 
         Raises:
-            ValueError: If the spans are not as many as the task has.
+            ValueError: If the spans are not as many as the task has, or the model is of text alone
+                and there are pictures.
         """
         spans = self.config.num_spans
+        if image is not None and self.vision_model is None:
+            raise ValueError(
+                "image_features: this model has no image encoder (vision_config is None)"
+            )
         if span_positions is None or span_positions.shape[1:] != (spans, 2):
             got = None if span_positions is None else tuple(span_positions.shape)
             raise ValueError(

@@ -15,13 +15,13 @@ def open_image(image: Any, name: str = "image", max_pixels: int = MAX_PIXELS) ->
     """Opens a picture as RGB.
 
     Args:
-        image: A path, encoded bytes, a PIL picture, an array (height, width[, 3]) of uint8, or the
-            ``{"path", "bytes"}`` of an undecoded datasets column. URLs are not fetched.
+        image: A path, encoded bytes, a PIL picture, an array (height, width[, 3 or 4]) of uint8, or
+            the ``{"path", "bytes"}`` of an undecoded datasets column. URLs are not fetched.
         name: How errors name the argument.
         max_pixels: Bound on width times height, checked on the header before decoding.
 
     Returns:
-        The picture, RGB; transparency is laid over white.
+        The picture, RGB; transparency is laid over white, more than 8 bits are scaled to 8.
 
     Raises:
         ValueError: If it is too large, cut off, no picture, a URL, or of another kind.
@@ -30,10 +30,11 @@ def open_image(image: Any, name: str = "image", max_pixels: int = MAX_PIXELS) ->
     if isinstance(image, dict):
         image = image.get("bytes") or image.get("path")
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3):
+        fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+        if image.dtype != np.uint8 or not fits or not image.size:
             raise ValueError(
                 f"{name}: got an array of {image.dtype} and shape {image.shape}, expected uint8 of "
-                "shape (height, width) or (height, width, channels)"
+                "shape (height, width), (height, width, 3) or (height, width, 4)"
             )
         image = Image.fromarray(image)
     if isinstance(image, Image.Image):
@@ -49,14 +50,18 @@ def open_image(image: Any, name: str = "image", max_pixels: int = MAX_PIXELS) ->
         raise ValueError(
             f"{name}: got {type(image).__name__}, expected a path, bytes, a PIL picture or an array"
         )
+    if isinstance(source, Path) and not source.is_file():
+        raise FileNotFoundError(f"{name}: no such file")
     try:
         with Image.open(source) as opened:
             _check_size(opened, name, max_pixels)
             return _rgb(opened, name)
     except UnidentifiedImageError as error:
         raise ValueError(f"{name}: not a picture that Pillow can read") from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{name}: larger than the bound of {max_pixels} pixels") from error
+    except OSError as error:  # a header that ends too soon, a file that may not be read
+        raise ValueError(f"{name}: cannot be read ({error})") from error
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
@@ -73,6 +78,8 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
             layered = image.convert("RGBA")
             white = Image.new("RGBA", layered.size, "white")
             return Image.alpha_composite(white, layered).convert("RGB")
+        if image.mode.startswith("I;16"):  # converting as it is would cut at 255
+            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
         return image.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise
         raise ValueError(f"{name}: cut off or damaged ({error})") from error

@@ -11,8 +11,11 @@ Convention
 
 Precision
     Everything is computed in float32 at least: bfloat16 and float16 inputs are widened, autocast is
-    switched off around matrix products. Tangent norms (divided by ``sqrt(c)``) are clamped to
-    ``MAX_RADIUS``, beyond which squares of coordinates leave float32.
+    switched off around matrix products. Points farther from the origin than ``MAX_RADIUS`` (in
+    units of ``sqrt(c)``) are drawn back to it: beyond, squares of coordinates leave float32.
+    Coordinates grow as exp(radius)/2, and so does what their rounding moves a point sideways: at
+    radius R, float32 coordinates place a point to about 3e-8 exp(R). Maps at a point other than the
+    origin, whose vectors are as long, lose twice that exponent.
 
 Source: HMGRL (arXiv 2603.16259), equations 1-3, in forms that keep precision near the origin, near
 coinciding points and far out.
@@ -51,7 +54,8 @@ def full_precision(device: torch.device) -> torch.autocast:
 def clip_norm(u: Tensor, radius: float | Tensor) -> Tensor:
     """Scales the rows of ``u`` that are longer than ``radius`` back to that length.
 
-    Exact identity below the radius; finite, with finite gradients, for every finite row.
+    Exact identity below the radius (to rounding, for entries above 1e15); finite, with finite
+    gradients, for every finite row.
 
     Args:
         u: Vectors, shape (..., D).
@@ -79,16 +83,24 @@ def clip_radius(c: float | Tensor, limit: float = SPACE_NORM_LIMIT) -> float | T
     return s * (torch.asinh(limit / s) if isinstance(s, Tensor) else math.asinh(limit / s))
 
 
+def _within_reach(space: Tensor, c: float | Tensor) -> Tensor:
+    """Scales space coordinates (..., D) back to those of a point at ``MAX_RADIUS``."""
+    return clip_norm(space, math.sinh(MAX_RADIUS) * _sqrt(c))
+
+
 def with_time(space: Tensor, c: float | Tensor) -> Tensor:
-    """Completes space coordinates (..., D) to points of the hyperboloid (..., D + 1)."""
-    # sqrt(c + |x|^2) as a norm of (sqrt(c), x): the norm does not lose the small ones
+    """Completes space coordinates (..., D) to points of the hyperboloid (..., D + 1).
+
+    Coordinates whose point would lie beyond ``MAX_RADIUS`` are scaled back to it.
+    """
+    space = _within_reach(wide(space), c)
     time = torch.sqrt(space.square().sum(-1, keepdim=True) + c)
     return torch.cat([time, space], dim=-1)
 
 
 def inner(x: Tensor, y: Tensor) -> Tensor:
     """Lorentz product ``-x_0 y_0 + x_s . y_s`` of vectors (..., D + 1); returns shape (...)."""
-    product = x * y
+    product = wide(x) * wide(y)
     return product[..., 1:].sum(-1) - product[..., 0]
 
 
@@ -133,13 +145,13 @@ def logmap0(x: Tensor, c: float | Tensor = 1.0) -> Tensor:
     (HMGRL eq. 2), which loses all digits near the origin.
 
     Args:
-        x: Points, shape (..., D + 1).
+        x: Points, shape (..., D + 1); those beyond ``MAX_RADIUS`` count as at it.
         c: Squared radius of the hyperboloid.
 
     Returns:
         Space parts of tangent vectors at the origin, shape (..., D).
     """
-    space = wide(x)[..., 1:]
+    space = _within_reach(wide(x)[..., 1:], c)
     a = torch.linalg.vector_norm(space, dim=-1, keepdim=True) / _sqrt(c)
     return space * _asinhc(a)
 
@@ -156,7 +168,8 @@ def expmap(x: Tensor, v: Tensor, c: float | Tensor = 1.0) -> Tensor:
 
     Args:
         x: Points, shape (..., D + 1).
-        v: Vectors, shape (..., D + 1), projected to the tangent space at ``x`` first.
+        v: Vectors, shape (..., D + 1), projected to the tangent space at ``x`` first. Lorentz norms
+            above ``MAX_RADIUS * sqrt(c)`` are clamped to it.
         c: Squared radius of the hyperboloid.
 
     Returns:
@@ -164,12 +177,15 @@ def expmap(x: Tensor, v: Tensor, c: float | Tensor = 1.0) -> Tensor:
     """
     x, v = wide(x), wide(v)
     v = project_tangent(x, v, c)
-    r = (_tangent_norm(v) / _sqrt(c)).clamp(max=MAX_RADIUS)
+    r = _tangent_norm(v) / _sqrt(c)
+    v = v * (MAX_RADIUS / r.clamp(min=MAX_RADIUS))
+    r = r.clamp(max=MAX_RADIUS)
     return with_time((torch.cosh(r) * x + _sinhc(r) * v)[..., 1:], c)
 
 
 def project_tangent(x: Tensor, v: Tensor, c: float | Tensor = 1.0) -> Tensor:
     """Projects vectors (..., D + 1) to the tangent space at ``x``: ``v + <x, v>_L/c x``."""
+    x, v = wide(x), wide(v)
     return v + inner(x, v).unsqueeze(-1) / c * x
 
 
@@ -186,11 +202,11 @@ def logmap(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> Tensor:
     """
     x, y = wide(x), wide(y)
     half = _half_distance_sinh(x, y, c)
-    # y + <x,y>/c x with <x,y>/c = -(1 + 2 half^2): near x the difference y - x keeps the digits
-    direction = (y - x) - 2 * half.square() * x
-    # its length is sqrt(c) sinh(2 asinh(half)) = 2 sqrt(c) half sqrt(1 + half^2)
+    # y + <x,y>/c x with <x,y>/c = -(1 + 2 half^2): near x the difference y - x keeps the digits.
+    # Its length is sqrt(c) sinh(2 asinh(half)) = 2 sqrt(c) half sqrt(1 + half^2), wanted is
+    # 2 sqrt(c) asinh(half). Both terms are scaled before they are added: far out they overflow.
     scale = _asinhc(half) / torch.sqrt(1 + half.square())
-    return direction * scale
+    return (y - x) * scale - 2 * half * (half * scale) * x
 
 
 def transport0(y: Tensor, v: Tensor, c: float | Tensor = 1.0) -> Tensor:
@@ -204,7 +220,7 @@ def transport0(y: Tensor, v: Tensor, c: float | Tensor = 1.0) -> Tensor:
     Returns:
         Tangent vectors at ``y``, shape (..., D + 1).
     """
-    s = _sqrt(c)
+    y, v, s = wide(y), wide(v), _sqrt(c)
     time, space = y[..., :1], y[..., 1:]
     along = (space * v).sum(-1, keepdim=True)
     return torch.cat([along / s, v + along / (s * (time + s)) * space], dim=-1)
@@ -221,7 +237,7 @@ def translate(x: Tensor, b: Tensor, c: float | Tensor = 1.0) -> Tensor:
     Returns:
         Points, shape (..., D + 1).
     """
-    s = _sqrt(c)
+    x, b, s = wide(x), wide(b), _sqrt(c)
     moved = x[..., 1:] + b[..., 1:] * (
         x[..., :1] / s + (b[..., 1:] * x[..., 1:]).sum(-1, keepdim=True) / (s * (b[..., :1] + s))
     )
@@ -235,14 +251,19 @@ def _half_distance_sinh(x: Tensor, y: Tensor, c: float | Tensor) -> Tensor:
     quotient without cancellation between large terms. The difference p - q is expanded about the
     point closer to the origin, which keeps the digits of points that almost coincide. (The quotient
     |x_s - y_s|^2 - (x_0 - y_0)^2 cancels when the two radii differ by much.)
+
+    The difference still cancels where both points lie on one ray: there the rounding of the space
+    coordinates, relative 6e-8, comes in times exp(r)/2, r being the smaller radius over sqrt(c).
     """
     s = _sqrt(c)
     x_time, y_time = x[..., :1], y[..., :1]
     x_space, y_space = x[..., 1:], y[..., 1:]
     delta = x_space - y_space
     time_delta = (delta * (x_space + y_space)).sum(-1, keepdim=True) / (x_time + y_time)
-    near = torch.where(x_time < y_time, x_space / (x_time + s), y_space / (y_time + s))
-    low, high = torch.minimum(x_time, y_time) + s, torch.maximum(x_time, y_time) + s
+    # one condition for all: at equal radii the gradients of min and max would not belong together
+    x_near = x_time < y_time
+    low, high = torch.where(x_near, x_time, y_time) + s, torch.where(x_near, y_time, x_time) + s
+    near = torch.where(x_near, x_space, y_space) / low
     gap = torch.linalg.vector_norm(delta - near * time_delta, dim=-1, keepdim=True)
     return gap * torch.sqrt(low / high) / (2 * s)
 

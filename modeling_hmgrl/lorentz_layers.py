@@ -212,7 +212,9 @@ def wrap_manifold_parameters(module: nn.Module) -> int:
             import geoopt  # noqa: PLC0415 - heavy, and needed by this option alone
 
             if not isinstance(parameter, geoopt.ManifoldParameter):
-                manifold = geoopt.Lorentz(k=torch.tensor(part.c))
-                wrapped = geoopt.ManifoldParameter(parameter.data, manifold=manifold)
+                manifold = geoopt.Lorentz(k=parameter.new_tensor(part.c))
+                wrapped = geoopt.ManifoldParameter(
+                    parameter.data, manifold=manifold, requires_grad=parameter.requires_grad
+                )
                 setattr(part, name, wrapped)
     return found

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .lorentz import full_precision, wide
+
 
 def ranking_loss(
     scores: Tensor, labels: Tensor, margin: float = 1.0, candidates: Tensor | None = None
@@ -26,7 +28,7 @@ def ranking_loss(
     Returns:
         Scalar.
     """
-    scores = scores.float() if scores.dtype != torch.float64 else scores
+    scores = wide(scores)
     true = scores.gather(1, labels.unsqueeze(1))
     violation = (margin - true + scores).clamp(min=0)
     counted = torch.ones_like(violation, dtype=torch.bool).scatter(1, labels.unsqueeze(1), False)
@@ -47,7 +49,7 @@ def classification_loss(scores: Tensor, labels: Tensor, candidates: Tensor | Non
     Returns:
         Scalar.
     """
-    scores = scores.float() if scores.dtype != torch.float64 else scores
+    scores = wide(scores)
     if candidates is not None:
         scores = scores.masked_fill(~candidates, -math.inf)
     return F.cross_entropy(scores, labels)
@@ -63,6 +65,7 @@ def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
     Returns:
         Means, shape (B, d).
     """
+    x = wide(x)
     if mask is None:
         return x.mean(1)
     weights = mask.to(x.dtype).unsqueeze(-1)
@@ -79,8 +82,9 @@ def gaussian_kl(mu: Tensor, log_var: Tensor) -> Tensor:
     Returns:
         Divergences, shape (...), never negative.
     """
-    # expm1 keeps the digits of exp(x) - 1 - x near x = 0
-    return 0.5 * (torch.expm1(log_var) - log_var + mu.square()).sum(-1)
+    mu, log_var = wide(mu), wide(log_var)
+    # expm1 keeps the digits of exp(x) - 1 - x near x = 0; its last one may fall short of x
+    return 0.5 * ((torch.expm1(log_var) - log_var).clamp(min=0) + mu.square()).sum(-1)
 
 
 def bottleneck_kl(kl: Tensor, mask: Tensor | None) -> Tensor:
@@ -95,6 +99,7 @@ def bottleneck_kl(kl: Tensor, mask: Tensor | None) -> Tensor:
     Returns:
         Scalar; 0 if no sample counts.
     """
+    kl = wide(kl)
     if mask is None:
         return kl.mean()
     per_sample = masked_mean(kl.unsqueeze(-1), mask).squeeze(-1)
@@ -116,8 +121,9 @@ def contrastive_loss(text: Tensor, image: Tensor, mask: Tensor | None = None) ->
     Returns:
         Scalar; 0 if no sample has a picture.
     """
-    text, image = _gathered(text), _gathered(image)
-    logits = text @ image.T
+    text, image = _gathered(wide(text)), _gathered(wide(image))
+    with full_precision(text.device):
+        logits = text @ image.T
     target = torch.arange(len(logits), device=logits.device)
     if mask is None:
         return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
@@ -160,7 +166,7 @@ def cvae_loss(target: Tensor, reconstruction: Tensor, kl: Tensor, kl_weight: flo
     Returns:
         Scalar.
     """
-    return F.mse_loss(reconstruction, target) + kl_weight * kl.mean()
+    return F.mse_loss(wide(reconstruction), wide(target)) + kl_weight * wide(kl).mean()
 
 
 def unseen_loss(scores: Tensor) -> Tensor:
@@ -173,7 +179,7 @@ def unseen_loss(scores: Tensor) -> Tensor:
     Returns:
         Scalar.
     """
-    labels = torch.arange(len(scores), device=scores.device)
+    scores, labels = wide(scores), torch.arange(len(scores), device=scores.device)
     if scores.dim() == 3:
         labels = labels.unsqueeze(1).expand(scores.shape[:2]).flatten()
         scores = scores.flatten(0, 1)
@@ -195,6 +201,7 @@ def alignment_loss(scores: Tensor, positive_part: bool = False) -> Tensor:
     Returns:
         Scalar.
     """
+    scores = wide(scores)
     if scores.dim() == 3:
         scores = scores.mean(1)
     diagonal = scores.diagonal()

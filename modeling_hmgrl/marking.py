@@ -1,5 +1,6 @@
 """Marks mentions in a text by tokens of their own, and windows texts that are too long."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -44,9 +45,11 @@ def check_spans(text: Any, spans: Any, count: int, place: str) -> list[Span]:
     if not isinstance(text, str) or not text.strip():
         got = "an empty text" if isinstance(text, str) else type(text).__name__
         raise ValueError(f"{place}.text: got {got}, expected a text that is not blank")
+    if hasattr(spans, "tolist"):  # an array or a tensor
+        spans = spans.tolist()
     try:
         pairs = [spans] if len(spans) == 2 and not isinstance(spans[0], Sequence) else list(spans)
-        checked = [(int(start), int(end)) for start, end in pairs]
+        checked = [(operator.index(start), operator.index(end)) for start, end in pairs]
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{place}.spans: got {spans!r}, expected pairs [start, end] of character offsets"

@@ -280,7 +280,7 @@ class HMGRLForZeroShotTyping(HMGRLPreTrainedModel):
         generator_labels: Tensor | None,
         noise: dict[str, Tensor],
     ) -> dict[str, Tensor]:
-        """The six terms by name; one whose weight is 0 is not computed."""
+        """The six terms by name; but for the first, one whose weight is 0 is not computed."""
         config, c, h = self.config, self.hmgrl.curvature(), encoded.representation
         candidates = None if seen_mask is None else seen_mask.bool()
         if config.classification_loss == "ranking":
@@ -310,9 +310,11 @@ class HMGRLForZeroShotTyping(HMGRLPreTrainedModel):
             )
         if generator_labels is not None and (config.weight_unseen or config.weight_alignment):
             scores = self._imagine(generator_labels, len(h), noise.get("generate"))
-            terms["unseen"] = losses.unseen_loss(scores)
-            positive = config.alignment == "positive_part"
-            terms["alignment"] = losses.alignment_loss(scores, positive)
+            if config.weight_unseen:
+                terms["unseen"] = losses.unseen_loss(scores)
+            if config.weight_alignment:
+                positive = config.alignment == "positive_part"
+                terms["alignment"] = losses.alignment_loss(scores, positive)
         return terms
 
     def _contrast(

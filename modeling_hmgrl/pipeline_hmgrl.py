@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from .calibration import calibrated
-from .marking import Span
+from .images import open_image
+from .marking import Span, check_spans
 from .modeling_hmgrl import HMGRLForZeroShotTyping
 from .processing_hmgrl import HMGRLProcessor
 
@@ -100,28 +101,25 @@ class HMGRLPredictor:
         """
         single = isinstance(text, str)
         texts = [text] if isinstance(text, str) else list(text)
-        if (spans is None) == (mentions is None):
-            raise ValueError("spans, mentions: expected exactly one of them")
-        if mentions is not None:
-            given = [mentions] if single else list(mentions)
-            spans = [
-                find_mentions(t, m, f"sample {i}")
-                for i, (t, m) in enumerate(zip(texts, given, strict=True))
-            ]
-        elif single:
-            spans = [spans]
-        if single and images is not None:
-            images = [images]
+        for option, value in (("top_k", top_k), ("batch_size", batch_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"{option}: got {value}, expected 1 or more")
+        checked = self._spans(texts, spans, mentions, single)
+        pictures = _of_texts("images", images, len(texts), single)
         names = self._label_names(labels)
+        if isinstance(seen, str):
+            raise ValueError(f"seen: got {seen!r}, expected a list of label names")
         known = set(self.model.config.seen_labels or ()) if seen is None else set(seen)
         seen_mask = np.array([name in known for name in names])
         encodings = self._encode_labels(names)
         results: list[Prediction] = []
-        assert spans is not None
         for start in range(0, len(texts), batch_size):
             part = slice(start, start + batch_size)
-            pictures = None if images is None else images[part]
-            batch = self.processor(texts[part], spans[part], pictures)
+            opened = pictures and [
+                None if image is None else open_image(image, f"sample {i}.image")
+                for i, image in enumerate(pictures[part], start)
+            ]
+            batch = self.processor(texts[part], checked[part], opened)
             inputs = {name: value.to(self.model.device) for name, value in batch.items()}
             logits = self.model(**inputs, label_embeddings=encodings).logits.float().cpu().numpy()
             scores = calibrated(logits, seen_mask, self.model.config.calibration_gamma)
@@ -129,7 +127,20 @@ class HMGRLPredictor:
                 results.append(_prediction(row, names, seen_mask, top_k, window))
         return results[0] if single else results
 
+    def _spans(self, texts: list[str], spans: Any, mentions: Any, single: bool) -> list[list[Span]]:
+        """The mentions of every text as checked spans; errors count over all texts given."""
+        if (spans is None) == (mentions is None):
+            raise ValueError("spans, mentions: expected exactly one of them")
+        given = _of_texts("spans", spans, len(texts), single)
+        if given is None:
+            strings = _of_texts("mentions", mentions, len(texts), single) or []
+            given = [find_mentions(t, strings[i], f"sample {i}") for i, t in enumerate(texts)]
+        count = self.processor.num_spans
+        return [check_spans(t, given[i], count, f"sample {i}") for i, t in enumerate(texts)]
+
     def _label_names(self, labels: Sequence[str] | None) -> list[str]:
+        if isinstance(labels, str):
+            raise ValueError(f"labels: got {labels!r}, expected a list of label names")
         if labels is not None:
             return list(labels)
         config = self.model.config
@@ -147,6 +158,17 @@ class HMGRLPredictor:
             encoded["label_input_ids"].to(self.model.device),
             encoded["label_attention_mask"].to(self.model.device),
         )
+
+
+def _of_texts(name: str, values: Any, count: int, single: bool) -> list[Any] | None:
+    """What was given for each of ``count`` texts, or for a single one, as a list."""
+    if values is None or single:
+        return None if values is None else [values]
+    if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+        raise ValueError(f"{name}: got {type(values).__name__}, expected a list over texts")
+    if len(values) != count:
+        raise ValueError(f"{name}: got {len(values)}, expected {count} as of text")
+    return list(values)
 
 
 def _prediction(
@@ -184,7 +206,10 @@ def find_mentions(text: str, mentions: str | Sequence[str], place: str = "text")
         ValueError: If a mention does not occur, or occurs several times; the places are listed.
     """
     found = []
-    for mention in [mentions] if isinstance(mentions, str) else mentions:
+    listed = [mentions] if isinstance(mentions, str) else mentions
+    if not isinstance(listed, Sequence) or not all(isinstance(m, str) for m in listed):
+        raise ValueError(f"{place}: mention {mentions!r}, expected a string, or a pair of them")
+    for mention in listed:
         starts = []
         at = text.find(mention) if mention else -1
         while at >= 0:

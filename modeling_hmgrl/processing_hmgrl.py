@@ -23,7 +23,7 @@ class HMGRLProcessor(ProcessorMixin):
     """Turns sentences with marked mentions, pictures and label names into model inputs.
 
     Args:
-        image_processor: Any image processor.
+        image_processor: Any image processor; may be None if there are no pictures.
         tokenizer: A fast tokenizer of a BERT-like model. It gains the four marker tokens.
         task: "typing" (one span) or "relation" (two spans, head first).
         max_length: Most tokens of a text, special tokens and markers included (128 in the paper).
@@ -34,7 +34,8 @@ class HMGRLProcessor(ProcessorMixin):
         use_images: Whether pictures are taken; False for a model of text alone.
 
     Raises:
-        ValueError: If the tokenizer is not a fast one, or the task is unknown.
+        ValueError: If the tokenizer is not a fast one, the task is unknown, there is no image
+            processor for pictures, or a length leaves no room.
     """
 
     marker_initials = {  # noqa: RUF012 - read only
@@ -56,8 +57,15 @@ class HMGRLProcessor(ProcessorMixin):
             raise ValueError("tokenizer: expected a fast tokenizer, which knows character offsets")
         if task not in ("typing", "relation"):
             raise ValueError(f"task: got {task!r}, expected 'typing' or 'relation'")
+        if image_processor is None:
+            if use_images:
+                raise ValueError("image_processor: got None, expected one unless use_images=False")
+            # an attribute of a processor cannot be absent; this one is not used
+            image_processor = ViTImageProcessorPil()
         markers = [marker for pair in MARKERS for marker in pair]
-        tokenizer.add_special_tokens({"extra_special_tokens": markers})
+        tokenizer.add_special_tokens(
+            {"extra_special_tokens": markers}, replace_extra_special_tokens=False
+        )
         self.task = task
         self.max_length = max_length
         self.label_max_length = label_max_length
@@ -69,8 +77,16 @@ class HMGRLProcessor(ProcessorMixin):
         full = tokenizer("a").input_ids
         start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
         self._prefix, self._suffix = full[:start], full[start + len(bare) :]
-        if max_length < len(self._prefix) + len(self._suffix) + 2 * len(markers):
-            raise ValueError(f"max_length: got {max_length}, too short for markers and mentions")
+        around = len(self._prefix) + len(self._suffix)
+        least = around + 2 * len(markers)
+        if max_length < least:
+            raise ValueError(
+                f"max_length: got {max_length}, expected at least {least} for markers and mentions"
+            )
+        if label_max_length <= around:
+            raise ValueError(
+                f"label_max_length: got {label_max_length}, expected at least {around + 1}"
+            )
 
     @classmethod
     def from_backbones(
@@ -84,8 +100,8 @@ class HMGRLProcessor(ProcessorMixin):
             **settings: Arguments of the class.
         """
         tokenizer = AutoTokenizer.from_pretrained(text)
-        if vision is None:  # an attribute of a processor cannot be absent; this one is not used
-            return cls(ViTImageProcessorPil(), tokenizer, use_images=False, **settings)
+        if vision is None:
+            return cls(None, tokenizer, use_images=False, **settings)
         return cls(AutoImageProcessor.from_pretrained(vision), tokenizer, **settings)
 
     @property
@@ -125,8 +141,10 @@ class HMGRLProcessor(ProcessorMixin):
         if isinstance(text, str):
             text, spans = [text], [spans]
             images = None if images is None else [images]
-        if len(spans) != len(text):
-            raise ValueError(f"spans: got {len(spans)} samples, expected {len(text)} as of text")
+        _check_list("text", text)
+        _check_list("spans", spans, len(text))
+        if len(text) == 0:
+            raise ValueError("text: got no samples, expected at least one")
         checked = [
             check_spans(t, s, self.num_spans, f"sample {i}")
             for i, (t, s) in enumerate(zip(text, spans, strict=True))
@@ -177,8 +195,7 @@ class HMGRLProcessor(ProcessorMixin):
         """
         if images is None:
             return {}
-        if len(images) != count:
-            raise ValueError(f"images: got {len(images)}, expected {count} as of text")
+        _check_list("images", images, count)
         present = [index for index, image in enumerate(images) if image is not None]
         if not present:
             return {}
@@ -207,7 +224,7 @@ class HMGRLProcessor(ProcessorMixin):
         Raises:
             ValueError: If there are none, or one is no text or blank.
         """
-        if isinstance(labels, str) or not len(labels):
+        if isinstance(labels, str) or not hasattr(labels, "__len__") or not len(labels):
             raise ValueError(f"{name}s: got {labels!r}, expected a list of at least one label text")
         for index, label in enumerate(labels):
             if not isinstance(label, str) or not label.strip():
@@ -236,6 +253,14 @@ class HMGRLProcessor(ProcessorMixin):
             f"{name}_input_ids": batch["input_ids"],
             f"{name}_attention_mask": batch["attention_mask"],
         }
+
+
+def _check_list(name: str, values: Any, count: int | None = None) -> None:
+    """Checks that an argument is a list, of ``count`` samples."""
+    if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+        raise ValueError(f"{name}: got {type(values).__name__}, expected a list over samples")
+    if count is not None and len(values) != count:
+        raise ValueError(f"{name}: got {len(values)} samples, expected {count} as of text")
 
 
 __all__ = ["HMGRLProcessor"]

@@ -52,8 +52,13 @@ class BlockLinear(nn.Linear):
         if size >= self.width:
             projection = torch.eye(size, self.width, device=self.weight.device)
         else:
+            # dtype and device named: loading changes the defaults, and bfloat16 has no QR
             gaussian = torch.randn(
-                self.width, size, generator=torch.Generator().manual_seed(0), device="cpu"
+                self.width,
+                size,
+                generator=torch.Generator().manual_seed(0),
+                device="cpu",
+                dtype=torch.float32,
             )
             projection = torch.linalg.qr(gaussian).Q.T.to(self.weight.device)
         init.copy_(self.weight, torch.cat([f * projection for f in self.factors], dim=1))

@@ -183,15 +183,22 @@ class HMCVAE(nn.Module):
 
         log q(z) - log p(z) for z = exp_m(PT_{o->m}(v)), v ~ N(0, sigma^2); each density is the
         normal one in its tangent space over the volume (sinh(r)/r)^(D-1) of the exponential map
-        (Nagano et al. 2019, eq. 8), r in units of sqrt(c).
+        (Nagano et al. 2019, eq. 8), r in units of sqrt(c). Transport and exponential map at m are
+        taken as what they amount to, the boost that carries o to m.
         """
+        s = c.sqrt() if isinstance(c, Tensor) else math.sqrt(c)
         radius = lorentz.clip_radius(c)
-        v = lorentz.clip_norm(torch.exp(0.5 * log_var) * eps, radius)
-        center = lorentz.expmap0(mu, c)
-        point = lorentz.expmap(center, lorentz.transport0(center, v, c), c)
-        z = lorentz.logmap0(point, c)
-        log_q = -0.5 * (v.square() / log_var.exp() + log_var).sum(-1) - _log_volume(v, c)
-        log_p = -0.5 * z.square().sum(-1) - _log_volume(z, c)
+        mu = lorentz.clip_norm(mu, radius)
+        v = torch.exp(0.5 * log_var) * eps
+        limit = lorentz.MAX_RADIUS * s - radius  # with m at the clip radius, z is within reach
+        center, offset = (lorentz.expmap0(u, c) for u in (mu, lorentz.clip_norm(v, limit)))
+        z = lorentz.logmap0(lorentz.translate(offset, center, c), c)
+        # The densities are those of the sample as drawn. Past the limit log p goes on along the
+        # ray: held there, the estimate would fall without bound as sigma grows.
+        length = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
+        drawn = z * torch.maximum(length, torch.as_tensor(limit).to(length)) / limit
+        log_q = -0.5 * (eps.square() + log_var).sum(-1) - _log_volume(v, c)
+        log_p = -0.5 * drawn.square().sum(-1) - _log_volume(drawn, c)
         return Posterior(z, mu, log_var, log_q - log_p)
 
     def decode(self, z: Tensor, condition: Tensor) -> Tensor:

@@ -4,6 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from tiny_world import save_backbones
+
+torch.set_num_threads(1)  # threads only wait for each other on tensors as tiny as the tests'
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +18,9 @@ def real_data():
     if not folder.is_dir():
         pytest.skip(f"no real data: HMGRL_DATA names {given!r}, which is no folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def backbones(tmp_path_factory):
+    """Folders of a tiny text encoder and a tiny image encoder."""
+    return save_backbones(tmp_path_factory.mktemp("backbones"))

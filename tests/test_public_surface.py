@@ -1,0 +1,130 @@
+import importlib.util
+import json
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig, AutoModel
+from transformers.dynamic_module_utils import get_relative_import_files
+
+import modeling_hmgrl
+
+ROOT = Path(modeling_hmgrl.__file__).parent.parent
+MODULES = sorted(file.stem for file in Path(modeling_hmgrl.__file__).parent.glob("*.py"))
+
+IMPORT = """
+import json, sys, time
+begin = time.perf_counter()
+import torch
+from transformers import (AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer,
+    BatchFeature, PreTrainedModel, ProcessorMixin, ViTImageProcessorPil)
+middle = time.perf_counter()
+before = set(sys.modules)
+import modeling_hmgrl
+end = time.perf_counter()
+print(json.dumps({
+    "libraries": middle - begin,
+    "ours": end - middle,
+    "new": sorted(set(sys.modules) - before),
+    "all": sorted(sys.modules),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def imported():
+    """What a fresh interpreter loads, and for how long, when it imports the package."""
+    run = subprocess.run(
+        [sys.executable, "-W", "error::FutureWarning", "-c", IMPORT],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(run.stdout)
+
+
+def test_the_public_names_are_the_documented_ones():
+    assert modeling_hmgrl.__all__ == [
+        "GZSMetric",
+        "HMGRLConfig",
+        "HMGRLForZeroShotTyping",
+        "HMGRLModel",
+        "HMGRLPredictor",
+        "HMGRLProcessor",
+        "HMGRLTrainer",
+        "HMGRLTrainingArguments",
+        "evaluate_scores",
+        "gzs_scores",
+    ]
+
+
+@pytest.mark.parametrize("name", modeling_hmgrl.__all__)
+def test_every_public_name_is_there_and_documented(name):
+    value = getattr(modeling_hmgrl, name)
+    assert value.__module__.startswith("modeling_hmgrl.")
+    assert value.__doc__
+    assert value.__doc__.strip()
+    home = import_module(value.__module__)
+    assert getattr(home, name) is value
+
+
+def test_star_import_gives_the_public_names():
+    scope = {}
+    exec("from modeling_hmgrl import *", scope)
+    assert set(modeling_hmgrl.__all__) <= set(scope)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'HMGRLNothing'"):
+        _ = modeling_hmgrl.HMGRLNothing
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_a_module_exports_is_there(module):
+    loaded = import_module(f"modeling_hmgrl.{module}" if module != "__init__" else "modeling_hmgrl")
+    assert loaded.__doc__
+    for name in getattr(loaded, "__all__", ()):
+        assert hasattr(loaded, name), name
+
+
+def test_importing_loads_nothing_that_only_training_needs(imported):
+    ours = [name for name in imported["new"] if name.startswith("modeling_hmgrl")]
+    foreign = [name for name in imported["new"] if not name.startswith("modeling_hmgrl")]
+    assert foreign == []
+    for lazy in ("trainer", "training_arguments", "pipeline_hmgrl", "metrics", "batching"):
+        assert f"modeling_hmgrl.{lazy}" not in ours
+    heavy = {"datasets", "evaluate", "geoopt", "pyarrow", "pandas", "matplotlib", "tensorboard"}
+    assert not heavy & set(imported["all"])
+
+
+def test_importing_is_cheap_beside_its_libraries(imported):
+    assert imported["ours"] < 0.1 * imported["libraries"] + 0.1
+
+
+def test_auto_classes_know_the_model():
+    assert type(AutoConfig.for_model("hmgrl")) is modeling_hmgrl.HMGRLConfig
+    assert AutoModel._model_mapping[modeling_hmgrl.HMGRLConfig] is (
+        modeling_hmgrl.HMGRLForZeroShotTyping
+    )
+
+
+@pytest.mark.parametrize("module", ["configuration_hmgrl", "modeling_hmgrl", "processing_hmgrl"])
+def test_code_that_travels_with_a_checkpoint_is_flat(module):
+    """A checkpoint carries the file and the files of its folder that it imports; no more."""
+    file = importlib.util.find_spec(f"modeling_hmgrl.{module}").origin
+    carried = [Path(name) for name in get_relative_import_files(file)]
+    folder = Path(file).parent
+    assert all(name.parent == folder for name in carried)
+    for name in (Path(file), *carried):
+        text = name.read_text(encoding="utf-8")
+        assert "from .." not in text
+        assert "import modeling_hmgrl" not in text
+        assert "from modeling_hmgrl" not in text
+        assert not any(f"import {lib}\n" in text for lib in ("datasets", "accelerate", "evaluate"))
+
+
+def test_the_package_is_marked_as_typed():
+    assert (ROOT / "modeling_hmgrl" / "py.typed").is_file()
