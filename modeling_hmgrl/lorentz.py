@@ -14,8 +14,8 @@ Precision
     switched off around matrix products. Points farther from the origin than ``MAX_RADIUS`` (in
     units of ``sqrt(c)``) are drawn back to it: beyond, squares of coordinates leave float32.
     Coordinates grow as exp(radius)/2, and so does what their rounding moves a point sideways: at
-    radius R, float32 coordinates place a point to about 3e-8 exp(R). Maps at a point other than the
-    origin, whose vectors are as long, lose twice that exponent.
+    radius R, float32 coordinates place a point to about 3e-8 exp(R), and tangent vectors there, of
+    such coordinates too, the point they lead to by up to the square of the exponential.
 
 Source: HMGRL (arXiv 2603.16259), equations 1-3, in forms that keep precision near the origin, near
 coinciding points and far out.
@@ -156,31 +156,25 @@ def logmap0(x: Tensor, c: float | Tensor = 1.0) -> Tensor:
     return space * _asinhc(a)
 
 
-def _tangent_norm(v: Tensor) -> Tensor:
-    """Lorentz norm of tangent vectors (..., D + 1), keeping the last axis."""
-    squared = inner(v, v).unsqueeze(-1)
-    positive = squared > 0  # rounding may leave the square of a tangent vector at or below 0
-    return torch.where(positive, torch.where(positive, squared, torch.ones_like(squared)).sqrt(), 0)
-
-
 def expmap(x: Tensor, v: Tensor, c: float | Tensor = 1.0) -> Tensor:
     """Exponential map at ``x``: ``cosh(|v|_L/sqrt(c)) x + sinh(|v|_L/sqrt(c)) v sqrt(c)/|v|_L``.
 
+    Taken as the boost by ``x`` of the exponential at the origin: the Lorentz norm of a long ``v``
+    would be the difference of squares that are both much larger.
+
     Args:
         x: Points, shape (..., D + 1).
-        v: Vectors, shape (..., D + 1), projected to the tangent space at ``x`` first. Lorentz norms
-            above ``MAX_RADIUS * sqrt(c)`` are clamped to it.
+        v: Tangent vectors at ``x``, shape (..., D + 1); see :func:`project_tangent` for others.
+            Lorentz norms above ``MAX_RADIUS * sqrt(c)`` are clamped to it.
         c: Squared radius of the hyperboloid.
 
     Returns:
         Points, shape (..., D + 1).
     """
     x, v = wide(x), wide(v)
-    v = project_tangent(x, v, c)
-    r = _tangent_norm(v) / _sqrt(c)
-    v = v * (MAX_RADIUS / r.clamp(min=MAX_RADIUS))
-    r = r.clamp(max=MAX_RADIUS)
-    return with_time((torch.cosh(r) * x + _sinhc(r) * v)[..., 1:], c)
+    # parallel transport of v to the origin, the inverse of transport0
+    at_origin = v[..., 1:] - v[..., :1] / (x[..., :1] + _sqrt(c)) * x[..., 1:]
+    return translate(expmap0(at_origin, c), x, c)
 
 
 def project_tangent(x: Tensor, v: Tensor, c: float | Tensor = 1.0) -> Tensor:
@@ -206,7 +200,7 @@ def logmap(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> Tensor:
     # Its length is sqrt(c) sinh(2 asinh(half)) = 2 sqrt(c) half sqrt(1 + half^2), wanted is
     # 2 sqrt(c) asinh(half). Both terms are scaled before they are added: far out they overflow.
     scale = _asinhc(half) / torch.sqrt(1 + half.square())
-    return (y - x) * scale - 2 * half * (half * scale) * x
+    return _difference(x, y) * scale - 2 * half * (half * scale) * x
 
 
 def transport0(y: Tensor, v: Tensor, c: float | Tensor = 1.0) -> Tensor:
@@ -244,6 +238,13 @@ def translate(x: Tensor, b: Tensor, c: float | Tensor = 1.0) -> Tensor:
     return with_time(moved, c)
 
 
+def _difference(x: Tensor, y: Tensor) -> Tensor:
+    """``y - x`` of points (..., D + 1), the time part from the space parts for precision."""
+    delta, total = y[..., 1:] - x[..., 1:], y[..., 1:] + x[..., 1:]
+    time_delta = (delta * total).sum(-1, keepdim=True) / (x[..., :1] + y[..., :1])
+    return torch.cat([time_delta, delta], dim=-1)
+
+
 def _half_distance_sinh(x: Tensor, y: Tensor, c: float | Tensor) -> Tensor:
     """sinh(d/(2 sqrt(c))) of points (..., D + 1), keeping the last axis.
 
@@ -258,13 +259,12 @@ def _half_distance_sinh(x: Tensor, y: Tensor, c: float | Tensor) -> Tensor:
     s = _sqrt(c)
     x_time, y_time = x[..., :1], y[..., :1]
     x_space, y_space = x[..., 1:], y[..., 1:]
-    delta = x_space - y_space
-    time_delta = (delta * (x_space + y_space)).sum(-1, keepdim=True) / (x_time + y_time)
+    delta = _difference(y, x)
     # one condition for all: at equal radii the gradients of min and max would not belong together
     x_near = x_time < y_time
     low, high = torch.where(x_near, x_time, y_time) + s, torch.where(x_near, y_time, x_time) + s
     near = torch.where(x_near, x_space, y_space) / low
-    gap = torch.linalg.vector_norm(delta - near * time_delta, dim=-1, keepdim=True)
+    gap = torch.linalg.vector_norm(delta[..., 1:] - near * delta[..., :1], dim=-1, keepdim=True)
     return gap * torch.sqrt(low / high) / (2 * s)
 
 
