@@ -199,8 +199,8 @@ def logmap(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> Tensor:
     # y + <x,y>/c x with <x,y>/c = -(1 + 2 half^2): near x the difference y - x keeps the digits.
     # Its length is sqrt(c) sinh(2 asinh(half)) = 2 sqrt(c) half sqrt(1 + half^2), wanted is
     # 2 sqrt(c) asinh(half). Both terms are scaled before they are added: far out they overflow.
-    scale = _asinhc(half) / torch.sqrt(1 + half.square())
-    return _difference(x, y) * scale - 2 * half * (half * scale) * x
+    root = torch.sqrt(1 + half.square())
+    return _difference(x, y) * (_asinhc(half) / root) - 2 * torch.asinh(half) * (half / root) * x
 
 
 def transport0(y: Tensor, v: Tensor, c: float | Tensor = 1.0) -> Tensor:

@@ -196,7 +196,8 @@ class HMCVAE(nn.Module):
         # The densities are those of the sample as drawn. Past the limit log p goes on along the
         # ray: held there, the estimate would fall without bound as sigma grows.
         length = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
-        drawn = z * torch.maximum(length, torch.as_tensor(limit).to(length)) / limit
+        limit = torch.as_tensor(limit, dtype=length.dtype, device=length.device)
+        drawn = z * (torch.maximum(length, limit) / limit)
         log_q = -0.5 * (eps.square() + log_var).sum(-1) - _log_volume(v, c)
         log_p = -0.5 * drawn.square().sum(-1) - _log_volume(drawn, c)
         return Posterior(z, mu, log_var, log_q - log_p)

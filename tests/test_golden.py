@@ -387,3 +387,14 @@ def test_whole_model(task):
     }
     for name, gradient in gradients.items():
         assert_close(gradient, tensors[f"train/grad/{name}"], what=name)
+    # evaluation, with the same noise: the original draws there, too
+    noise = {"text": tensors["eps_vib_text"], "image": tensors["eps_vib_image"]}
+    with torch.no_grad():
+        encoded = model.eval().hmgrl.fuse(sentence, image, torch.zeros(4, spans, 2), noise=noise)
+        labels = torch.cat([seen.view(4, 3, 16), tensors["h_unseen_label_eval"].view(4, 2, 16)], 1)
+        q = model.scorer.project_samples(encoded.representation)
+        p = model.scorer.project_labels(labels)
+        scores = torch.stack([model.scorer.score(q[i], p[i], 1.0) for i in range(4)])
+    assert_close(scores, tensors["eval/logits"])
+    if "eval/h_seen_emb" in tensors:
+        assert_close(q, tensors["eval/h_seen_emb"])
