@@ -10,14 +10,15 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from dataset_scripts.make_sample import build_parser, select
+from dataset_scripts.make_sample import build_parser, build_rows, select, write
 from dataset_scripts.sample_concepts import CONCEPTS
-from dataset_scripts.sample_sources import WordNet, split_gloss
+from dataset_scripts.sample_sources import WordNet, read_emoji, split_gloss
 from dataset_scripts.sample_texts import (
     Candidate,
     Matcher,
     Mention,
     Senses,
+    find_candidates,
     is_usable,
     label_pattern,
     skeleton,
@@ -275,6 +276,45 @@ def test_select_bounds():
     assert len({skeleton(c.text, c.start, c.end) for c in chosen}) == len(chosen)
     assert select(candidates, per_type=6, per_mention=2, floor=5) == []
     assert select(candidates[::-1], per_type=6, per_mention=2, floor=4) == chosen
+
+
+class FakeFont:
+    def picture(self, emoji, size, colours):
+        stream = io.BytesIO()
+        Image.new("P", (size, size), ord(emoji) % colours).save(stream, "PNG")
+        return stream.getvalue()
+
+
+def test_the_same_sources_give_the_same_file(wordnet, tmp_path):
+    mentions = [
+        Mention("duck", "bird", "bird", "n00000002", ("duck", "bird")),
+        Mention("Donald", "bird", "bird", "n00000004", ("duck",)),
+    ]
+    found = find_candidates(wordnet, mentions)
+    assert [(c.text, c.kind) for c in found] == [
+        ("a duck swam by", "own example"),
+        ("a duck in a sailor suit", "gloss"),
+    ]
+    emoji = {"duck": "d", "bird": "b"}
+    for name, candidates in (("first", found), ("second", found[::-1])):
+        chosen = select(candidates, per_type=9, per_mention=4, floor=1)
+        rows = build_rows(chosen, emoji, FakeFont(), size=8, colours=4)
+        write(rows, tmp_path / name)
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+    rows = parquet.read_table(tmp_path / "first").to_pylist()
+    assert sorted(row["text"] for row in rows) == sorted(c.text for c in found)
+    assert all(row["spans"] == [[2, 6]] and row["mention"] == "duck" for row in rows)
+
+
+def test_emoji_are_read_by_their_short_names(tmp_path):
+    entry = "<ldml><annotations>{}</annotations></ldml>"
+    for folder, content in (
+        ("annotations", '<annotation cp="d" type="tts">duck</annotation>'),
+        ("annotationsDerived", '<annotation cp="w">white</annotation>'),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "en.xml").write_text(entry.format(content))
+    assert read_emoji(tmp_path) == {"duck": "d"}
 
 
 def test_command_line_needs_its_folders():
