@@ -70,7 +70,10 @@ class HMGRLTrainer:
         set_seed(arguments.seed)
         self.model = model.to(self.accelerator.device)
         if arguments.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            # transformers renamed the method in 5.23
+            name = "activation_checkpointing_enable"
+            enable = getattr(self.model, name, self.model.gradient_checkpointing_enable)
+            enable({"use_reentrant": False})
         self.use_images = processor.use_images and model.config.vision_config is not None
         self.splits = {"train": train, "validation": validation, "test": test}
         self.splits = {name: data for name, data in self.splits.items() if data is not None}

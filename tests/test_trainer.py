@@ -113,6 +113,15 @@ def test_text_alone_and_absent_pictures(tmp_path):
         assert math.isfinite(report["test"]["ausuc"])
 
 
+def test_checkpointing_accumulation_and_shuffling_run(tmp_path):
+    trainer = make_trainer(
+        tmp_path, epochs=2, batch_size=8, gradient_checkpointing=True,
+        gradient_accumulation_steps=2, balanced=False, weight_decay=0.1,
+    )  # fmt: skip
+    history = trainer.train()["history"]
+    assert [epoch["step"] for epoch in history] == [3, 6]
+
+
 def test_early_stopping_and_max_steps(tmp_path):
     trainer = make_trainer(tmp_path / "a", epochs=50, patience=1, learning_rate=1e-9)
     trainer.arguments.head_learning_rate = 1e-9  # nothing moves, so nothing gets better
