@@ -1,4 +1,4 @@
-"""Reader of the embedded sample: entity typing with free pictures, a few hundred rows.
+"""Reader of the embedded sample: entity typing with free pictures.
 
 The sample comes with the package, so that every command has something to run on. What it holds and
 where it comes from is told in `sample_data/README.md`.

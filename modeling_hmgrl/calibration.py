@@ -30,31 +30,37 @@ Xian et al. 2018, "Zero-shot learning: a comprehensive evaluation of the good, t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .counting import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    Metric,
+    check_labels,
+    check_metric,
+    check_scores,
+    class_terms,
+    count_classes,
+    divisor,
+    harmonic_mean,
+    part_values,
+)
+
 __all__ = [
     "CalibrationResult",
-    "ClassCounts",
     "Metric",
     "SeenUnseenCurve",
     "ausuc",
     "best_gamma",
     "calibrated",
-    "count_classes",
     "harmonic_mean",
-    "part_values",
     "predict",
     "seen_unseen_curve",
 ]
-
-Metric = Literal["f1", "accuracy", "macro_accuracy"]
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 
 # Two sums of the same per-class values may differ by rounding; below this they count as equal.
 _EQUAL = 1e-12
@@ -99,19 +105,6 @@ class SeenUnseenCurve:
     thresholds: FloatArray
     seen: FloatArray
     unseen: FloatArray
-
-
-@dataclass(frozen=True)
-class ClassCounts:
-    """What the metrics are made of, each (K,).
-
-    A class is counted within its own part: `predicted` of a seen class leaves out the samples of
-    unseen labels, and the other way round. That is the confusion matrix of the part.
-    """
-
-    support: IntArray
-    predicted: IntArray
-    correct: IntArray
 
 
 @dataclass(frozen=True)
@@ -202,7 +195,7 @@ def best_gamma(
     """
     scores, seen = check_scores(scores, seen_mask)
     labels = check_labels(labels, "labels", len(seen), len(scores))
-    _check_metric(metric)
+    check_metric(metric)
 
     contest = _contest(scores, seen)
     curve = _sweep(contest, labels, seen, metric)
@@ -258,7 +251,7 @@ def seen_unseen_curve(
     """
     scores, seen = check_scores(scores, seen_mask)
     labels = check_labels(labels, "labels", len(seen), len(scores))
-    _check_metric(metric, ("accuracy", "macro_accuracy"))
+    check_metric(metric, ("accuracy", "macro_accuracy"))
     return _sweep(_contest(scores, seen), labels, seen, metric)
 
 
@@ -290,67 +283,6 @@ def ausuc(
     curve = seen_unseen_curve(scores, labels, seen_mask, metric)
     heights = (curve.seen[1:] + curve.seen[:-1]) / 2
     return float(np.sum(np.diff(curve.unseen) * heights))
-
-
-def harmonic_mean(a: Any, b: Any) -> Any:
-    """Harmonic mean of two non-negative numbers or arrays; 0 where both are 0."""
-    total = np.asarray(a + b)
-    return 2 * a * b / np.where(total > 0, total, 1.0)
-
-
-def count_classes(predictions: IntArray, labels: IntArray, seen: BoolArray) -> ClassCounts:
-    """Counts support, predictions and hits of every class within its part.
-
-    Args:
-        predictions: (N,) predicted columns, valid ones.
-        labels: (N,) right columns, valid ones.
-        seen: (K,) boolean.
-
-    Returns:
-        The counts, each (K,).
-    """
-    in_part = seen[predictions] == seen[labels]
-    return ClassCounts(
-        support=np.bincount(labels, minlength=len(seen)),
-        predicted=np.bincount(predictions[in_part], minlength=len(seen)),
-        correct=np.bincount(labels[predictions == labels], minlength=len(seen)),
-    )
-
-
-def part_values(counts: ClassCounts, seen: BoolArray, metric: Metric) -> tuple[float, float]:
-    """The metric on the samples of seen labels and on those of unseen labels.
-
-    - "accuracy": share of samples that are right.
-    - "f1": F1 of each class, averaged with the classes' support as weights.
-    - "macro_accuracy": mean recall over the classes that have samples (Xian et al. 2018).
-
-    Args:
-        counts: What `count_classes` returns.
-        seen: (K,) boolean.
-        metric: One of the above.
-
-    Returns:
-        Both values; 0 for a part without samples.
-    """
-    present = counts.support > 0
-    values = []
-    for part in (seen & present, ~seen & present):
-        support = counts.support[part]
-        terms = _terms(metric, counts.correct[part], counts.predicted[part], support)
-        values.append(float(terms.sum()) / _divisor(metric, support))
-    return values[0], values[1]
-
-
-def _terms(metric: Metric, correct: Any, predicted: Any, support: Any) -> Any:
-    """What each class adds to the metric, before `_divisor`."""
-    if metric == "f1":
-        return support * (2 * correct / (support + predicted))
-    return correct / support if metric == "macro_accuracy" else correct
-
-
-def _divisor(metric: Metric, support: IntArray) -> int:
-    """Classes or samples of a part, at least 1; `support` holds the classes that have samples."""
-    return max(1, len(support) if metric == "macro_accuracy" else int(support.sum()))
 
 
 def _values_at(
@@ -419,60 +351,14 @@ def _sweep(contest: _Contest, labels: IntArray, seen: BoolArray, metric: Metric)
         moved = np.arange(len(members) + 1)
         hits = np.concatenate(([0], np.cumsum(labels[members] == k)))
         if seen[k]:
-            steps = _terms(metric, hits[-1] - hits, len(members) - moved, support[k])
+            steps = class_terms(metric, hits[-1] - hits, len(members) - moved, support[k])
         else:
-            steps = _terms(metric, hits, moved, support[k])
+            steps = class_terms(metric, hits, moved, support[k])
         lengths = np.diff(moves_at[members], prepend=0, append=intervals)
         sums[bool(seen[k])] += np.repeat(steps, lengths)
     for side in sums:
-        sums[side] /= _divisor(metric, support[(seen == side) & (support > 0)])
+        sums[side] /= divisor(metric, support[(seen == side) & (support > 0)])
     return SeenUnseenCurve(thresholds, seen=sums[True], unseen=sums[False])
-
-
-def check_mask(seen_mask: ArrayLike) -> BoolArray:
-    """Returns the mask as an array, or says what is wrong with it."""
-    seen = np.asarray(seen_mask)
-    if seen.ndim != 1 or seen.dtype != np.bool_ or not len(seen):
-        raise ValueError(
-            "seen_mask must be boolean of shape (K,), one entry a label, K ≥ 1; "
-            f"got {seen.dtype} of shape {seen.shape}"
-        )
-    return seen
-
-
-def check_scores(scores: ArrayLike, seen_mask: ArrayLike) -> tuple[NDArray[Any], BoolArray]:
-    """Returns scores and mask as arrays that fit together, or says what is wrong with them."""
-    seen = check_mask(seen_mask)
-    array = np.asarray(scores)
-    if array.dtype.kind not in "fiu" or array.ndim != 2:
-        raise ValueError(
-            f"scores must be numbers of shape (N, K); got {array.dtype} of shape {array.shape}"
-        )
-    if array.shape[1] != len(seen):
-        raise ValueError(
-            f"scores has {array.shape[1]} columns, but seen_mask has {len(seen)} entries"
-        )
-    return array, seen
-
-
-def check_labels(labels: ArrayLike, name: str, classes: int, samples: int | None) -> IntArray:
-    """Returns column numbers as int64, or says what is wrong with them under the given name."""
-    array = np.asarray(labels)
-    if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise ValueError(
-            f"{name} must be integers of shape (N,); got {array.dtype} of shape {array.shape}"
-        )
-    if not len(array):
-        raise ValueError(f"{name} is empty: there is nothing to measure")
-    if samples is not None and len(array) != samples:
-        raise ValueError(f"{name} has {len(array)} entries, but there are {samples} samples")
-    bad = (array < 0) | (array >= classes)
-    if bad.any():
-        row = int(bad.argmax())
-        raise ValueError(
-            f"{name} must be in [0, {classes}), one of the columns; entry {row} is {array[row]}"
-        )
-    return array.astype(np.int64)
 
 
 def _check_finite(values: FloatArray) -> None:
@@ -489,8 +375,3 @@ def _check_gamma(gamma: float) -> float:
     if not np.isfinite(value):
         raise ValueError(f"gamma must be finite; got {value}")
     return value
-
-
-def _check_metric(metric: str, allowed: tuple[str, ...] = get_args(Metric)) -> None:
-    if metric not in allowed:
-        raise ValueError(f"metric must be one of {', '.join(allowed)}; got {metric!r}")

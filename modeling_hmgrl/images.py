@@ -80,6 +80,8 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
             return Image.alpha_composite(white, layered).convert("RGB")
         if image.mode.startswith("I;16"):  # converting as it is would cut at 255
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-        return image.convert("RGB")
+        image.load()
+        # what is RGB already is passed on, not copied: a picture may come through here twice
+        return image if image.mode == "RGB" else image.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise
         raise ValueError(f"{name}: cut off or damaged ({error})") from error

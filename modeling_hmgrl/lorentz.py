@@ -42,7 +42,8 @@ def wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _sqrt(c: float | Tensor) -> float | Tensor:
+def radius_of(c: float | Tensor) -> float | Tensor:
+    """The radius sqrt(c) of the hyperboloid of squared radius ``c``."""
     return c.sqrt() if isinstance(c, Tensor) else math.sqrt(c)
 
 
@@ -79,13 +80,13 @@ def clip_radius(c: float | Tensor, limit: float = SPACE_NORM_LIMIT) -> float | T
 
     This is where the original's norm guard acts on tangent vectors; 7.6009 for ``c = 1``.
     """
-    s = _sqrt(c)
+    s = radius_of(c)
     return s * (torch.asinh(limit / s) if isinstance(s, Tensor) else math.asinh(limit / s))
 
 
 def _within_reach(space: Tensor, c: float | Tensor) -> Tensor:
     """Scales space coordinates (..., D) back to those of a point at ``MAX_RADIUS``."""
-    return clip_norm(space, math.sinh(MAX_RADIUS) * _sqrt(c))
+    return clip_norm(space, math.sinh(MAX_RADIUS) * radius_of(c))
 
 
 def with_time(space: Tensor, c: float | Tensor) -> Tensor:
@@ -132,7 +133,7 @@ def expmap0(u: Tensor, c: float | Tensor = 1.0) -> Tensor:
         Points, shape (..., D + 1).
     """
     u = wide(u)
-    s = _sqrt(c)
+    s = radius_of(c)
     u = clip_norm(u, MAX_RADIUS * s)
     r = torch.linalg.vector_norm(u, dim=-1, keepdim=True) / s
     return torch.cat([s * torch.cosh(r), u * _sinhc(r)], dim=-1)
@@ -152,7 +153,7 @@ def logmap0(x: Tensor, c: float | Tensor = 1.0) -> Tensor:
         Space parts of tangent vectors at the origin, shape (..., D).
     """
     space = _within_reach(wide(x)[..., 1:], c)
-    a = torch.linalg.vector_norm(space, dim=-1, keepdim=True) / _sqrt(c)
+    a = torch.linalg.vector_norm(space, dim=-1, keepdim=True) / radius_of(c)
     return space * _asinhc(a)
 
 
@@ -173,7 +174,7 @@ def expmap(x: Tensor, v: Tensor, c: float | Tensor = 1.0) -> Tensor:
     """
     x, v = wide(x), wide(v)
     # parallel transport of v to the origin, the inverse of transport0
-    at_origin = v[..., 1:] - v[..., :1] / (x[..., :1] + _sqrt(c)) * x[..., 1:]
+    at_origin = v[..., 1:] - v[..., :1] / (x[..., :1] + radius_of(c)) * x[..., 1:]
     return translate(expmap0(at_origin, c), x, c)
 
 
@@ -214,7 +215,7 @@ def transport0(y: Tensor, v: Tensor, c: float | Tensor = 1.0) -> Tensor:
     Returns:
         Tangent vectors at ``y``, shape (..., D + 1).
     """
-    y, v, s = wide(y), wide(v), _sqrt(c)
+    y, v, s = wide(y), wide(v), radius_of(c)
     time, space = y[..., :1], y[..., 1:]
     along = (space * v).sum(-1, keepdim=True)
     return torch.cat([along / s, v + along / (s * (time + s)) * space], dim=-1)
@@ -231,7 +232,7 @@ def translate(x: Tensor, b: Tensor, c: float | Tensor = 1.0) -> Tensor:
     Returns:
         Points, shape (..., D + 1).
     """
-    x, b, s = wide(x), wide(b), _sqrt(c)
+    x, b, s = wide(x), wide(b), radius_of(c)
     moved = x[..., 1:] + b[..., 1:] * (
         x[..., :1] / s + (b[..., 1:] * x[..., 1:]).sum(-1, keepdim=True) / (s * (b[..., :1] + s))
     )
@@ -256,7 +257,7 @@ def _half_distance_sinh(x: Tensor, y: Tensor, c: float | Tensor) -> Tensor:
     The difference still cancels where both points lie on one ray: there the rounding of the space
     coordinates, relative 6e-8, comes in times exp(r)/2, r being the smaller radius over sqrt(c).
     """
-    s = _sqrt(c)
+    s = radius_of(c)
     x_time, y_time = x[..., :1], y[..., :1]
     x_space, y_space = x[..., 1:], y[..., 1:]
     delta = _difference(y, x)
@@ -282,7 +283,7 @@ def distance(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> Tensor:
     Returns:
         Distances, shape (...).
     """
-    return (2 * _sqrt(c) * torch.asinh(_half_distance_sinh(wide(x), wide(y), c))).squeeze(-1)
+    return (2 * radius_of(c) * torch.asinh(_half_distance_sinh(wide(x), wide(y), c))).squeeze(-1)
 
 
 def pairwise_distance(x: Tensor, y: Tensor, c: float | Tensor = 1.0, chunk: int = 256) -> Tensor:

@@ -15,18 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from modeling_hmgrl.calibration import (
+from .calibration import ausuc, predict
+from .counting import (
     BoolArray,
     ClassCounts,
     IntArray,
-    ausuc,
     check_labels,
     check_mask,
     check_scores,
     count_classes,
     harmonic_mean,
     part_values,
-    predict,
 )
 
 __all__ = ["GZSMetric", "evaluate_scores", "gzs_scores"]

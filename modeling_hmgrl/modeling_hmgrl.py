@@ -75,7 +75,6 @@ class HMGRLForZeroShotTyping(HMGRLPreTrainedModel):
         cosine_contrast = config.contrast_function == "cosine" and self.hmgrl.vision_model
         self.contrast_log_scale = nn.Parameter(torch.empty(())) if cosine_contrast else None
         self.post_init()
-        self.apply_freezing()
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

@@ -169,12 +169,7 @@ class HMGRLProcessor(ProcessorMixin):
         """
         room = self.max_length - len(self._prefix) - len(self._suffix)
         marked = mark_texts(self.tokenizer, texts, spans, room)
-        batch = self.tokenizer.pad(
-            {"input_ids": [self._prefix + sample.ids + self._suffix for sample in marked]},
-            padding="max_length" if self.pad_to_max_length else True,
-            max_length=self.max_length if self.pad_to_max_length else None,
-            return_tensors="pt",
-        )
+        batch = self._pad([sample.ids for sample in marked], self.max_length)
         positions = torch.tensor([sample.positions for sample in marked]) + len(self._prefix)
         tensors = {
             "input_ids": batch["input_ids"],
@@ -182,6 +177,15 @@ class HMGRLProcessor(ProcessorMixin):
             "span_positions": positions,
         }
         return tensors, [sample.kept for sample in marked]
+
+    def _pad(self, rows: list[list[int]], max_length: int) -> Any:
+        """Puts the special tokens around rows of ids and pads them to one length."""
+        return self.tokenizer.pad(
+            {"input_ids": [self._prefix + row + self._suffix for row in rows]},
+            padding="max_length" if self.pad_to_max_length else True,
+            max_length=max_length if self.pad_to_max_length else None,
+            return_tensors="pt",
+        )
 
     def encode_images(self, images: Any, count: int) -> dict[str, torch.Tensor]:
         """Encodes pictures, of which some or all may be None; see :meth:`__call__`.
@@ -243,12 +247,7 @@ class HMGRLProcessor(ProcessorMixin):
                 f"{len(cut)} label texts were cut to {self.label_max_length} tokens, among them "
                 f"{cut[0][:80]!r}; a larger label_max_length keeps them whole"
             )
-        batch = self.tokenizer.pad(
-            {"input_ids": [self._prefix + row[:room] + self._suffix for row in ids]},
-            padding="max_length" if self.pad_to_max_length else True,
-            max_length=self.label_max_length if self.pad_to_max_length else None,
-            return_tensors="pt",
-        )
+        batch = self._pad([row[:room] for row in ids], self.label_max_length)
         return {
             f"{name}_input_ids": batch["input_ids"],
             f"{name}_attention_mask": batch["attention_mask"],

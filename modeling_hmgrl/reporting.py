@@ -12,7 +12,7 @@ _PACKAGES = (
     "hmgrl", "torch", "transformers", "datasets", "accelerate", "evaluate", "huggingface_hub",
     "safetensors", "geoopt", "numpy",
 )  # fmt: skip
-_PARTS = ("seen", "unseen", "overall")
+PARTS = ("seen", "unseen", "overall")
 
 
 def versions() -> dict[str, str]:
@@ -47,10 +47,10 @@ def score_table(rows: dict[str, dict[str, Any]]) -> str:
     Returns:
         The table: accuracy and weighted F1 of seen, unseen and overall, AUSUC, gamma.
     """
-    head = ["method", *(f"{part} {name}" for part in _PARTS for name in ("acc", "F1"))]
+    head = ["method", *(f"{part} {name}" for part in PARTS for name in ("acc", "F1"))]
     lines = [[*head, "AUSUC", "gamma"]]
     for method, scores in rows.items():
-        cells = [f"{100 * scores[part][k]:.1f}" for part in _PARTS for k in ("accuracy", "f1")]
+        cells = [f"{100 * scores[part][k]:.1f}" for part in PARTS for k in ("accuracy", "f1")]
         lines.append([method, *cells, f"{100 * scores['ausuc']:.1f}", f"{scores['gamma']:.3f}"])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     padded = [[c.ljust(w) for c, w in zip(line, widths, strict=True)] for line in lines]

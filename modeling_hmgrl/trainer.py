@@ -18,7 +18,7 @@ from .labels import LabelSets
 from .metrics import evaluate_scores
 from .optimization import make_optimizer, make_schedule
 from .processing_hmgrl import HMGRLProcessor
-from .reporting import command, versions, write_json
+from .reporting import PARTS, command, versions, write_json
 from .training_arguments import HMGRLTrainingArguments
 
 REPORT_NAME = "report.json"
@@ -100,35 +100,35 @@ class HMGRLTrainer:
         """
         from datasets import Image  # noqa: PLC0415 - only to read pictures as bytes
 
-        splits = {}
-        images: dict[str, dict[str, Any]] = {}
-        for split, data in self.splits.items():
-            splits[split] = data.cast_column("image", Image(decode=False))
-            keys: list[str | None] = []
-            for image in splits[split]["image"] if self.use_images else ():
-                key = None if image is None else image_key(image)
-                keys.append(key)
-                if key is not None:
-                    images[key] = image
-            if self.use_images and self.model.config.freeze_vision:
-                splits[split] = splits[split].add_column("image_key", keys)
-        self.use_images = bool(images)
-        self.splits = splits
-        if not images:
-            self.splits = {name: data.remove_columns("image") for name, data in splits.items()}
-        elif self.model.config.freeze_vision:
-            self.splits = {name: data.remove_columns("image") for name, data in splits.items()}
-            model = getattr(self.model, self.model.base_model_prefix)
-            arguments = self.arguments
+        splits = {
+            name: data.cast_column("image", Image(decode=False))
+            for name, data in self.splits.items()
+        }
+        self.use_images = self.use_images and any(
+            image is not None for data in splits.values() for image in data["image"]
+        )
+        if self.use_images and not self.model.config.freeze_vision:
+            self.splits = splits
+            return
+        if self.use_images:
+            images: dict[str, dict[str, Any]] = {}
+            for name, data in splits.items():
+                keys: list[str | None] = []
+                for image in data["image"]:
+                    keys.append(None if image is None else image_key(image))
+                    if image is not None:
+                        images[str(keys[-1])] = image
+                splits[name] = data.add_column("image_key", keys)
             with self.accelerator.main_process_first():
                 self.features = compute_features(
-                    model,
+                    getattr(self.model, self.model.base_model_prefix),
                     self.processor,
                     images,
-                    arguments.feature_dir,
-                    arguments.eval_batch_size,
+                    self.arguments.feature_dir,
+                    self.arguments.eval_batch_size,
                     self._shows_progress,
                 )
+        self.splits = {name: data.remove_columns("image") for name, data in splits.items()}
 
     @property
     def _shows_progress(self) -> bool:
@@ -178,10 +178,13 @@ class HMGRLTrainer:
         model, optimizer, schedule = accelerator.prepare(self.model, optimizer, schedule)
         if arguments.tracker != "none":
             accelerator.init_trackers("training")
-        constant = self._label_inputs(self.labels.seen)
-        constant |= self._label_inputs(self.labels.generator, "generator_label")
+        constant = {
+            **self._label_inputs(self.labels.seen),
+            **self._label_inputs(self.labels.generator, "generator_label"),
+        }
         self._describe_in_config()
-        step, epoch, best, waited = 0, 0, -1.0, 0
+        step, epoch, waited = 0, 0, 0
+        best: dict[str, Any] | None = None
         bar = tqdm(total=total, desc="Training", unit="step", disable=not self._shows_progress)
         while step < total and (not arguments.patience or waited < arguments.patience):
             model.train()
@@ -209,13 +212,13 @@ class HMGRLTrainer:
             if self._shows_progress:
                 bar.write(self._epoch_line(epoch, step, scores))
             waited += 1
-            if scores["overall"][arguments.metric] > best:
-                best, waited = scores["overall"][arguments.metric], 0
+            if best is None or self._better(scores, best):
+                best, waited = scores, 0
                 self.save(self.output_dir)
         bar.close()
         accelerator.wait_for_everyone()
         self.load_best()
-        report = self.report() | (extra or {})
+        report = self.report({"validation": best}) | (extra or {})
         if accelerator.is_main_process:
             write_json(self.output_dir / REPORT_NAME, report)
         accelerator.end_training()
@@ -244,20 +247,24 @@ class HMGRLTrainer:
         """Chooses gamma on validation, sets it in the config and returns the scores."""
         scores, truth = self.scores("validation")
         mask = self.labels.seen_mask("validation")
-        gamma = best_gamma(scores, truth, mask, metric=self.arguments.metric).gamma
-        self.model.config.calibration_gamma = float(gamma)
-        result = evaluate_scores(scores, truth, mask, gamma)
-        summary = {part: result[part] for part in ("seen", "unseen", "overall")}
-        self.history.append({"epoch": epoch, "step": step, "gamma": float(gamma), **summary})
+        gamma = float(best_gamma(scores, truth, mask, metric=self.arguments.metric).gamma)
+        self.model.config.calibration_gamma = gamma
+        result = evaluate_scores(scores, truth, mask, gamma, self.labels.candidates("validation"))
+        summary = {part: result[part] for part in PARTS}
+        self.history.append({"epoch": epoch, "step": step, "gamma": gamma, **summary})
         flat = {f"validation/{p}_{k}": v for p, part in summary.items() for k, v in part.items()}
-        flat |= {"validation/ausuc": result["ausuc"], "validation/gamma": float(gamma)}
+        flat |= {"validation/ausuc": result["ausuc"], "validation/gamma": gamma}
         self.accelerator.log(flat, step=step)
         return result
+
+    def _better(self, scores: dict[str, Any], best: dict[str, Any]) -> bool:
+        metric = self.arguments.metric
+        return scores["overall"][metric] > best["overall"][metric]
 
     def _epoch_line(self, epoch: int, step: int, scores: dict[str, Any]) -> str:
         parts = [
             f"{name} {100 * scores[name]['accuracy']:.1f}/{100 * scores[name]['f1']:.1f}"
-            for name in ("seen", "unseen", "overall")
+            for name in PARTS
         ]
         return (
             f"epoch {epoch}, step {step}: validation accuracy/F1 {', '.join(parts)}, "
@@ -277,11 +284,9 @@ class HMGRLTrainer:
         self.model.eval()
         accelerator = self.accelerator
         with accelerator.autocast():
+            inputs = self._label_inputs(self.labels.candidates(split))
             labels = self.model.encode_labels(
-                **{
-                    name.removeprefix("label_"): value
-                    for name, value in self._label_inputs(self.labels.candidates(split)).items()
-                }
+                inputs["label_input_ids"], inputs["label_attention_mask"]
             )
         parts, truths = [], []
         loader = self._loader(split)
@@ -319,8 +324,11 @@ class HMGRLTrainer:
         self.model.load_state_dict(best.state_dict())
         self.model.config.calibration_gamma = best.config.calibration_gamma
 
-    def report(self) -> dict[str, Any]:
+    def report(self, known: dict[str, Any] | None = None) -> dict[str, Any]:
         """Evaluates validation and test and describes the run.
+
+        Args:
+            known: Scores of splits that were evaluated with these weights and gamma already.
 
         Returns:
             JSON-able dict, the content of ``report.json``.
@@ -335,7 +343,7 @@ class HMGRLTrainer:
         }
         for split in ("validation", "test"):
             if split in self.splits:
-                report[split] = self.evaluate(split)
+                report[split] = (known or {}).get(split) or self.evaluate(split)
         return report | {
             "labels": {
                 "seen": list(self.labels.seen),

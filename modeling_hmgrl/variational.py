@@ -186,7 +186,7 @@ class HMCVAE(nn.Module):
         (Nagano et al. 2019, eq. 8), r in units of sqrt(c). Transport and exponential map at m are
         taken as what they amount to, the boost that carries o to m.
         """
-        s = c.sqrt() if isinstance(c, Tensor) else math.sqrt(c)
+        s = lorentz.radius_of(c)
         radius = lorentz.clip_radius(c)
         mu = lorentz.clip_norm(mu, radius)
         v = torch.exp(0.5 * log_var) * eps
@@ -231,7 +231,7 @@ class HMCVAE(nn.Module):
 
 def _log_volume(v: Tensor, c: float | Tensor) -> Tensor:
     """(D - 1) log(sinh(r)/r) for tangent vectors (..., D), r = |v|/sqrt(c)."""
-    s = c.sqrt() if isinstance(c, Tensor) else math.sqrt(c)
+    s = lorentz.radius_of(c)
     r = torch.linalg.vector_norm(v, dim=-1) / s
     # log(sinh(r)/r) = r + log1p(-exp(-2r)) - log(2r), and r^2/6 near 0
     safe = r.clamp(min=1e-2)

@@ -217,7 +217,7 @@ def test_contrast_does_not_depend_on_the_number_of_processes(tmp_path):
     masks.append(torch.tensor([False, False, False, True, True, True]))
     cases = [(text, image, mask) for mask in masks]
     mp.spawn(_share, (2, _free_port(), cases, tmp_path), nprocs=2)
-    shares = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    shares = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     for i, (_, _, mask) in enumerate(cases):
         weight = torch.eye(4).requires_grad_()
         loss = losses.contrastive_loss(text @ weight, image, mask)

@@ -3,11 +3,6 @@
 import pytest
 
 from dataset_scripts import even_counts, load_gzs
-from dataset_scripts.sample import FOLDER, ROWS
-
-pytestmark = pytest.mark.skipif(
-    not (FOLDER / ROWS).is_file(), reason=f"the package lacks its sample ({ROWS})"
-)
 
 
 @pytest.fixture(scope="module")

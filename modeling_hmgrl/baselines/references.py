@@ -12,16 +12,12 @@ from torch import Tensor
 
 from ..calibration import Metric, best_gamma
 from ..labels import LabelSets
+from ..losses import masked_mean
 from ..metrics import evaluate_scores
 
 VARIANTS = ("mention", "mention alone", "sentence", "mention + sentence")
 """What is compared with the label: the mention's tokens in its sentence, the mention encoded by
 itself, all tokens of the sentence, or the sum of the first and the third after normalisation."""
-
-
-def _masked_mean(states: Tensor, mask: Tensor) -> Tensor:
-    weights = mask.to(states.dtype).unsqueeze(-1)
-    return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 @torch.inference_mode()
@@ -43,7 +39,7 @@ def _encode(
         offsets = batch.pop("offset_mapping")
         states = encoder(**batch).last_hidden_state.float()
         mask = batch["attention_mask"].bool()
-        whole.append(_masked_mean(states, mask))
+        whole.append(masked_mean(states, mask))
         if spans is not None:
             inside = torch.zeros_like(mask)
             for row, sample in enumerate(spans[start : start + batch_size]):
@@ -52,7 +48,7 @@ def _encode(
                     inside[row] |= token & mask[row]
             # a mention beyond the cut leaves the sentence to speak for it
             inside |= ~inside.any(1, keepdim=True) & mask
-            inner.append(_masked_mean(states, inside))
+            inner.append(masked_mean(states, inside))
     return torch.cat(whole), torch.cat(inner) if inner else None
 
 
@@ -84,19 +80,28 @@ def label_similarity(
     scores, truths = {}, {}
     for split, data in (("validation", validation), ("test", test)):
         scores[split], truths[split] = _similarities(encoder, tokenizer, labels, split, data)
-    tried = {}
-    for variant in VARIANTS:
-        mask = labels.seen_mask("validation")
-        found = best_gamma(scores["validation"][variant], truths["validation"], mask, metric)
-        tried[variant] = (found.value, found.gamma)
-    best = max(VARIANTS, key=lambda variant: tried[variant][0])
-    gamma = float(tried[best][1])
-    result = {"variant": best, "gamma": gamma}
-    result |= {"variants": {variant: value for variant, (value, _) in tried.items()}}
-    for split in ("validation", "test"):
-        mask = labels.seen_mask(split)
-        result[split] = evaluate_scores(scores[split][best], truths[split], mask, gamma)
-    return result
+    mask = labels.seen_mask("validation")
+    tried = {
+        variant: best_gamma(scores["validation"][variant], truths["validation"], mask, metric)
+        for variant in VARIANTS
+    }
+    best = max(VARIANTS, key=lambda variant: tried[variant].value)
+    chosen = {split: scores[split][best] for split in scores}
+    return {
+        "variant": best,
+        "variants": {variant: found.value for variant, found in tried.items()},
+        **_evaluated(labels, chosen, truths, float(tried[best].gamma)),
+    }
+
+
+def _evaluated(
+    labels: LabelSets, scores: dict[str, np.ndarray], truths: dict[str, np.ndarray], gamma: float
+) -> dict[str, Any]:
+    """``gamma`` and the scores of each split under it."""
+    return {"gamma": gamma} | {
+        split: evaluate_scores(scores[split], truths[split], labels.seen_mask(split), gamma)
+        for split in scores
+    }
 
 
 def _similarities(
@@ -148,8 +153,4 @@ def majority(labels: LabelSets, train: Any, validation: Any, test: Any) -> dict[
         truths[split] = _truth(data, names)
     mask = labels.seen_mask("validation")
     gamma = float(best_gamma(scores["validation"], truths["validation"], mask).gamma)
-    result: dict[str, Any] = {"gamma": gamma}
-    for split in ("validation", "test"):
-        mask = labels.seen_mask(split)
-        result[split] = evaluate_scores(scores[split], truths[split], mask, gamma)
-    return result
+    return _evaluated(labels, scores, truths, gamma)
