@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from transformers import BertConfig, ViTConfig
 
-from dataset_scripts.mnre import READINGS
+from dataset_scripts.label_texts import READINGS
 from modeling_hmgrl import HMGRLConfig, HMGRLForZeroShotTyping
 
 SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

@@ -3,7 +3,8 @@
 `load_gzs` is the way in. This package knows data only: no model, no tensor.
 """
 
-from .base import SOURCES, GZSBuilder, GZSData, load_gzs
+from .base import GZSBuilder, GZSData, load_gzs, load_gzs_seeds
+from .corpus import DataReport
 from .options import SourceOptions
 from .protocol import (
     PROTOCOL_VERSION,
@@ -12,9 +13,11 @@ from .protocol import (
     ClassPartition,
     even_counts,
     random_partition,
+    split_groups,
     split_samples,
 )
-from .schema import DataReport, Record, RecordError, Task
+from .reading import SOURCES
+from .schema import Record, RecordError, Task
 
 __all__ = [
     "PROTOCOL_VERSION",
@@ -31,6 +34,8 @@ __all__ = [
     "Task",
     "even_counts",
     "load_gzs",
+    "load_gzs_seeds",
     "random_partition",
+    "split_groups",
     "split_samples",
 ]

@@ -1,30 +1,32 @@
-"""What the readers need from a disk: checked lines, checked pictures, and fingerprints of both."""
+"""What the readers need from a disk: checked lines, the parts of a data set, and fingerprints."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
-import warnings
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import datasets
 
-from .schema import Place, RecordError, check_image_name, show
+from .schema import Place, RecordError
 
-# Pillow only warns between 89 and 179 megapixels; here the size is checked before decoding.
-MAX_PIXELS = 89_000_000
-
-# Named one by one because Pillow also opens formats that start a program (EPS) to be decoded.
-PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+# Names by which published data sets call their three files.
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train",),
+    "valid": ("valid", "val", "dev"),
+    "test": ("test",),
+}
 
 _BOM = b"\xef\xbb\xbf"
 
 
-def read_lines(path: Path, max_bytes: int) -> Iterator[tuple[Place, str | RecordError]]:
+def read_lines(
+    path: Path, max_bytes: int, purpose: str = "Reading"
+) -> Iterator[tuple[Place, str | RecordError]]:
     """Yields the lines of a UTF-8 file that are not blank, or what is wrong with them.
 
     A line ends at a line feed and nowhere else: text may hold other characters that Python's
@@ -34,11 +36,38 @@ def read_lines(path: Path, max_bytes: int) -> Iterator[tuple[Place, str | Record
     Args:
         path: The file. A byte order mark at its start is passed over.
         max_bytes: Longest line that is read.
+        purpose: First word of the progress bar.
 
     Yields:
         Place, and either the line without its end or an error for the caller to raise or count.
     """
-    with path.open("rb") as file:
+    for place, raw, start, length in raw_lines(path, max_bytes, purpose):
+        if length > max_bytes:
+            expected = f"a line of at most {max_bytes} bytes"
+            yield place, RecordError(place, "(line)", expected, f"{length} bytes", "too long")
+        else:
+            yield from _decode(raw, place, start)
+
+
+def raw_lines(
+    path: Path, max_bytes: int, purpose: str = "Reading"
+) -> Iterator[tuple[Place, bytes, int, int]]:
+    """Yields every line of a file as bytes, with a progress bar.
+
+    Args:
+        path: The file.
+        max_bytes: Most bytes of a line that are held in memory; the rest is passed over.
+        purpose: First word of the progress bar.
+
+    Yields:
+        Place, the line with its end, the offset of its first byte, and its length in the file.
+    """
+    with (
+        path.open("rb") as file,
+        datasets.utils.tqdm(
+            total=path.stat().st_size, desc=f"{purpose} {path.name}", unit="B", unit_scale=True
+        ) as progress,
+    ):
         number, start = 0, 0
         while raw := file.readline(max_bytes + 1):
             number += 1
@@ -49,11 +78,48 @@ def read_lines(path: Path, max_bytes: int) -> Iterator[tuple[Place, str | Record
                 while tail and not tail.endswith(b"\n"):
                     tail = file.readline(max_bytes)
                     length += len(tail)
-                expected = f"a line of at most {max_bytes} bytes"
-                yield place, RecordError(place, "(line)", expected, f"{length} bytes", "too long")
-            else:
-                yield from _decode(raw, place, start)
+            yield place, raw, start, length
             start += length
+            progress.update(length)
+
+
+def find_parts(folder: str | None, suffix: str, what: str) -> dict[str, Path]:
+    """Finds the files of train, validation and test in a folder, by their names.
+
+    Args:
+        folder: The folder.
+        suffix: How the files' names end, e.g. `".txt"`.
+        what: Name of the data set, for the errors.
+
+    Returns:
+        Paths by `train`, `valid` and `test`: the files whose name has that word (or "val", "dev")
+        between other letters' ends, as in `mnre_val.txt`.
+
+    Raises:
+        ValueError: If no folder is given, or a part is there several times.
+        FileNotFoundError: If a part is absent.
+    """
+    wanted = (
+        f"{what} needs one *train*{suffix}, one *valid*{suffix} (or val, dev), one *test*{suffix}"
+    )
+    if folder is None:
+        raise ValueError(f"data_dir: expected a folder, got None; {wanted}")
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; {wanted}")
+    parts: dict[str, Path] = {}
+    for part, names in PARTS.items():
+        found = [
+            path
+            for path in sorted(Path(folder).glob(f"*{suffix}"))
+            if set(names) & set(re.split(r"[^a-z]+", path.stem.lower()))
+        ]
+        if not found:
+            raise FileNotFoundError(f"{folder}: no file for {part!r}; {wanted}")
+        if len(found) > 1:
+            names_found = [path.name for path in found]
+            raise ValueError(f"{folder}: {names_found} all look like {part!r}; {wanted}")
+        parts[part] = found[0]
+    return parts
 
 
 def _decode(raw: bytes, place: Place, start: int) -> Iterator[tuple[Place, str | RecordError]]:
@@ -72,90 +138,6 @@ def _decode(raw: bytes, place: Place, start: int) -> Iterator[tuple[Place, str |
         return
     if line.strip():
         yield place, line
-
-
-def picture_path(name: str, root: Path, place: Place, field: str = "image") -> Path:
-    """Returns the path of a picture that lies in `root`, whether it exists or not.
-
-    Raises:
-        RecordError: If the name is absolute, climbs out of `root`, or leads out of it by a link.
-    """
-    check_image_name(name, place, field)
-    path = root / name
-    try:
-        inside = path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError):  # a loop of links
-        inside = False
-    if not inside:
-        expected = "a picture inside the picture folder"
-        raise RecordError(place, field, expected, f"a link out of it: {show(name)}", "link")
-    return path
-
-
-def picture_problem(source: Path | bytes) -> str | None:
-    """Decodes a picture once and says what is wrong with it.
-
-    Args:
-        source: A file, or the content of one.
-
-    Returns:
-        None if the picture can be used, else the reason. Nothing is raised.
-    """
-    try:
-        with warnings.catch_warnings():
-            # Odd metadata is no reason to lose a picture; a size that Pillow warns of is.
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with _open(source) as picture:
-                width, height = picture.size
-                if width * height > MAX_PIXELS:
-                    return f"{width}×{height} pixels, more than {MAX_PIXELS}"
-                picture.verify()
-            # verify() finds broken checksums but not a JPEG that was cut off; decoding does. A
-            # JPEG is decoded at an eighth of its size: every byte is still read.
-            with _open(source) as picture:
-                picture.draft(None, (max(1, width // 8), max(1, height // 8)))
-                picture.load()
-    except Exception as error:  # a damaged file makes Pillow's decoders raise anything at all
-        return f"{type(error).__name__}: {error}"[:200]
-    return None
-
-
-def _open(source: Path | bytes) -> Image.Image:
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    return Image.open(stream, formats=PICTURE_FORMATS)
-
-
-def find_picture(
-    name: str, root: Path | None, pictures: Mapping[str, bytes]
-) -> tuple[dict[str, Any] | None, str]:
-    """Looks a picture up in memory, then in a folder.
-
-    Args:
-        name: Name of the picture.
-        root: The picture folder, or None.
-        pictures: Pictures held in memory, by name.
-
-    Returns:
-        The picture as `datasets.Image` takes it (bytes, or the path of a file) and `""`; None and
-        `""` if there is none; None and the reason if it is unreadable.
-    """
-    if name in pictures:
-        problem = picture_problem(pictures[name])
-        found = {"bytes": pictures[name], "path": name}
-        return (None, problem) if problem else (found, "")
-    if root is None:
-        return None, ""
-    path = root / name
-    try:
-        if not path.exists():
-            return None, ""
-        if not path.is_file():  # opening a pipe would wait for ever
-            return None, "not a regular file"
-    except OSError as error:  # a name longer than the file system allows
-        return None, f"{type(error).__name__}: {error.strerror}"
-    problem = picture_problem(path)
-    return (None, problem) if problem else ({"bytes": None, "path": str(path)}, "")
 
 
 def read_json(folder: str, name: str) -> dict[str, Any] | None:

@@ -1,9 +1,13 @@
-"""Reader of MNRE v2, the relation data of tweets with a picture.
+"""Reader of MNRE, the relation data of tweets with a picture, in both published versions.
 
 The files hold one Python dict literal a line: `token` (list of strings), `h` and `t` (`name`, and
 `pos` as a token span with exclusive end), `img_id` and `relation`. Lines are parsed by
 `ast.literal_eval`, which builds values and never runs code. The three published files are merged
 and split again by the protocol; their relation "None" stands for no relation and is left out.
+
+Version 2 has 23 relations and names its pictures by file; version 1 has 31, and some of its image
+ids are whole numbers: the name of the file without its ending. Nothing else differs, so that which
+version a folder holds need not be said.
 
 Source: Zheng et al., "Multimodal Relation Extraction with Efficient Graph Alignment", 2021, for the
 data; HMGRL, data protocol, for what is done with it.
@@ -12,18 +16,16 @@ data; HMGRL, data protocol, for what is done with it.
 from __future__ import annotations
 
 import ast
-import unicodedata
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from .files import picture_path, read_lines
+from .corpus import Corpus, DataReport
+from .files import find_parts, read_lines
 from .options import SourceOptions
+from .pictures import Stems, picture_path
 from .schema import (
-    Corpus,
-    DataReport,
     Place,
     Record,
     RecordError,
@@ -31,80 +33,25 @@ from .schema import (
     check_image_name,
     check_record,
     check_string,
+    difference,
     require,
     show,
 )
 
-FILES = ("mnre_train.txt", "mnre_val.txt", "mnre_test.txt")
 NO_RELATION = "None"
 
 # The longest published line has 414 characters; a literal's parser is given no chance to choke.
 MAX_LINE_BYTES = 65_536
 
-READINGS: MappingProxyType[str, str] = MappingProxyType(
-    {
-        "/loc/loc/contain": "location contains location",
-        "/misc/loc/held_on": "event is held at location",
-        "/misc/misc/part_of": "thing is part of thing",
-        "/org/loc/locate_at": "organization is located at location",
-        "/org/org/alternate_names": "organization is another name of organization",
-        "/org/org/subsidiary": "organization is a subsidiary of organization",
-        "/per/loc/place_of_birth": "person was born in location",
-        "/per/loc/place_of_residence": "person lives in location",
-        "/per/misc/awarded": "person was awarded prize",
-        "/per/misc/nationality": "person has nationality",
-        "/per/misc/present_in": "person is present in event",
-        "/per/misc/race": "person is of race",
-        "/per/misc/religion": "person follows religion",
-        "/per/org/member_of": "person is a member of organization",
-        "/per/per/alternate_names": "person is another name of person",
-        "/per/per/alumi": "person went to the same school as person",
-        "/per/per/charges": "person makes charges against person",
-        "/per/per/couple": "person is in a couple with person",
-        "/per/per/neighbor": "person is a neighbor of person",
-        "/per/per/parent": "person is a parent of person",
-        "/per/per/peer": "person is a peer of person",
-        "/per/per/siblings": "person is a sibling of person",
-    }
-)
-
-_TYPE_WORDS = {"per": "person", "org": "organization", "loc": "location", "misc": "thing"}
-
-
-def verbalise(relation: str) -> str:
-    """Returns a relation string as an English clause, head first.
-
-    Args:
-        relation: E.g. `"/per/org/member_of"`.
-
-    Returns:
-        The reading from the table, e.g. "person is a member of organization". A relation outside
-        it is put together from its parts, "/per/org/led_by" → "person led by organization"; a
-        string of another shape loses its slashes and underscores only.
-    """
-    if relation in READINGS:
-        return READINGS[relation]
-    parts = [part.replace("_", " ").strip() for part in relation.split("/") if part.strip("_ ")]
-    if len(parts) == 3:
-        head, name, tail = parts[0], parts[2], parts[1]
-        return f"{_TYPE_WORDS.get(head, head)} {name} {_TYPE_WORDS.get(tail, tail)}"
-    return " ".join(parts) or relation
-
 
 def text_files(options: SourceOptions) -> list[Path]:
-    """Returns the three files.
+    """Returns the three files, e.g. `mnre_train.txt`, `mnre_val.txt`, `mnre_test.txt`.
 
     Raises:
         ValueError: If no folder is given.
         FileNotFoundError: If one of the files is absent.
     """
-    if options.data_dir is None:
-        raise ValueError(f"data_dir: expected the folder that holds {', '.join(FILES)}, got None")
-    paths = [Path(options.data_dir) / name for name in FILES]
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; MNRE needs {', '.join(FILES)}")
-    return paths
+    return list(find_parts(options.data_dir, ".txt", "MNRE").values())
 
 
 def image_files(options: SourceOptions) -> Iterable[Path]:
@@ -116,7 +63,7 @@ def read(options: SourceOptions) -> Corpus:
     """Reads the three files.
 
     Args:
-        options: Folder, picture folder, seed, counts or label lists, label text.
+        options: Folder, picture folder, what to do with a faulty line.
 
     Returns:
         Records with ids such as `"train-000123"` (file and line), in the order of the files.
@@ -130,23 +77,20 @@ def read(options: SourceOptions) -> Corpus:
     root = None if options.image_dir is None else Path(options.image_dir)
     report = DataReport("mnre")
     records: list[Record] = []
-    for path in text_files(options):
-        part = path.stem.removeprefix("mnre_")
+    stems = Stems(root)
+    for part, path in find_parts(options.data_dir, ".txt", "MNRE").items():
         for place, line in read_lines(path, MAX_LINE_BYTES):
             report.records_in += 1
             try:
                 if isinstance(line, RecordError):
                     raise line
-                record = _record(_parse(line, place), place, part, root, report)
+                record = _record(_parse(line, place), place, part, root, stems, report)
             except RecordError as error:
                 options.handle(error, report)
                 continue
             if record is not None:
                 records.append(record)
-    partition = options.partition({record.label for record in records})
-    in_words = options.label_text == "verbalised"
-    texts = {label: verbalise(label) if in_words else label for label in partition.labels}
-    return Corpus("relation", records, partition, texts, report, image_root=root)
+    return Corpus("relation", records, report, image_root=root)
 
 
 def _parse(line: str, place: Place) -> dict[str, Any]:
@@ -166,7 +110,12 @@ def _parse(line: str, place: Place) -> dict[str, Any]:
 
 
 def _record(
-    values: dict[str, Any], place: Place, part: str, root: Path | None, report: DataReport
+    values: dict[str, Any],
+    place: Place,
+    part: str,
+    root: Path | None,
+    stems: Stems,
+    report: DataReport,
 ) -> Record | None:
     """Returns the record of one line, or None for "None", which it counts."""
     relation = check_string(require(values, "relation", place, "a relation"), "relation", place)
@@ -183,10 +132,14 @@ def _record(
         spans.append(span)
         found = text[slice(*span)]
         if found != name:
-            kind = f"mention differs from span ({_difference(found, name)})"
+            kind = f"mention differs from span ({difference(found, name)})"
             notes.append((kind, f"{side}: name {name!r}, span {found!r}"))
-    image = check_image_name(require(values, "img_id", place, "a file name"), place, "img_id")
+    image = require(values, "img_id", place, "a file name or a number")
+    if isinstance(image, int) and not isinstance(image, bool):
+        image = str(image)
+    image = check_image_name(image, place, "img_id")
     if image is not None and root is not None:
+        image = stems.name_of(image, place, "img_id")
         picture_path(image, root, place, "img_id")
     record = check_record(
         {
@@ -199,6 +152,9 @@ def _record(
         place,
         task="relation",
     )
+    (a, b), (c, d) = record.spans
+    if max(a, c) < min(b, d):
+        notes.append(("head and tail overlap", f"{text[a:b]!r} and {text[c:d]!r}"))
     if relation == NO_RELATION:
         report.leave_out(f"relation {NO_RELATION!r}", place, "stands for no relation")
         return None
@@ -227,14 +183,3 @@ def _mention(value: object, side: str, tokens: list[str], place: Place) -> tuple
     # One space stands between two tokens, and so before every token but the first.
     start = sum(len(token) + 1 for token in tokens[:first])
     return (start, start + len(" ".join(tokens[first:end]))), name
-
-
-def _difference(found: str, name: str) -> str:
-    """Returns in a word why a mention's name is not the text of its span."""
-    if "".join(found.split()) == "".join(name.split()):
-        return "white space"
-    if unicodedata.normalize("NFKC", found) == unicodedata.normalize("NFKC", name):
-        return "Unicode form"
-    if found.casefold() == name.casefold():
-        return "case"
-    return "other text"

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
-from .protocol import ClassPartition, even_counts, random_partition
-from .schema import DataReport, RecordError, Task
+import datasets
 
-LabelText = Literal["raw", "verbalised"]
+from .corpus import DataReport
+from .label_texts import LabelText
+from .overlap import GroupBy
+from .protocol import WIKIDIVERSE_PARTITIONS, ClassPartition, even_counts, random_partition
+from .schema import RecordError, Task
+
 OnError = Literal["raise", "report"]
+Joiner = Literal["auto", "space", "none"]
+
+# A file of descriptions is read whole.
+_MAX_DESCRIPTION_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -20,6 +29,7 @@ class SourceOptions:
 
     Attributes:
         data_dir: Folder or file that holds the text, where the source is not built in.
+        dataset: The caller's own `datasets.Dataset`, for `"records"`, in place of `data_dir`.
         image_dir: Folder of the pictures.
         seed: Seed of the protocol.
         task: `"typing"` or `"relation"`, or None to find out.
@@ -27,16 +37,24 @@ class SourceOptions:
         seen: Labels with training samples. The three lists are given together or not at all.
         validation_unseen: Labels first met in validation.
         test_unseen: Labels first met in test.
-        label_text: Show label names to the encoder as they are, or as a clause of English.
+        rotation: One of the three fixed divisions of WikiDiverse's types, in place of a draw.
+        group_by: Keep records that share a sentence (`"text"`), a picture (`"image"`) or either
+            (`"both"`) in one split; `"none"` is the paper's protocol.
+        label_text: Show label names to the encoder as they are, as words, or by a description.
+        label_descriptions: Description of each label, or the JSON file of such an object.
+        joiner: What stands between the tokens of tagged files: a space, nothing (text tagged by
+            character), or `"auto"`, which looks at the tokens.
         on_error: Stop at the first faulty record, or leave it out and count it.
 
     Raises:
-        TypeError: If the seed is no whole number.
+        TypeError: If the seed is no whole number, or the data set or the descriptions are none.
         ValueError: If choices contradict each other or are unknown.
         NotADirectoryError: If the picture folder does not exist.
+        FileNotFoundError: If the file of descriptions does not exist.
     """
 
     data_dir: str | None = None
+    dataset: datasets.Dataset | None = None
     image_dir: str | None = None
     seed: int = 0
     task: Task | None = None
@@ -44,14 +62,21 @@ class SourceOptions:
     seen: Sequence[str] | None = None
     validation_unseen: Sequence[str] | None = None
     test_unseen: Sequence[str] | None = None
+    rotation: int | None = None
+    group_by: GroupBy = "none"
     label_text: LabelText = "raw"
+    label_descriptions: Mapping[str, str] | str | None = None
+    joiner: Joiner = "auto"
     on_error: OnError = "raise"
 
     def __post_init__(self) -> None:
-        allowed: dict[str, tuple[str | None, ...]] = {
+        allowed: dict[str, tuple[Any, ...]] = {
             "task": (None, "typing", "relation"),
-            "label_text": ("raw", "verbalised"),
-            "on_error": ("raise", "report"),
+            "rotation": (None, *WIKIDIVERSE_PARTITIONS),
+            "group_by": get_args(GroupBy),
+            "label_text": get_args(LabelText),
+            "joiner": get_args(Joiner),
+            "on_error": get_args(OnError),
         }
         for name, values in allowed.items():
             value = getattr(self, name)
@@ -66,6 +91,25 @@ class SourceOptions:
                 object.__setattr__(self, name, str(Path(path).expanduser().resolve()))
         if self.image_dir is not None and not Path(self.image_dir).is_dir():
             raise NotADirectoryError(f"image_dir: no such folder: {self.image_dir}")
+        if self.label_descriptions is not None:
+            object.__setattr__(self, "label_descriptions", _descriptions(self.label_descriptions))
+            if self.label_text != "described":
+                raise ValueError(
+                    f"label_descriptions: wanted with label_text='described' only, not with "
+                    f"{self.label_text!r}"
+                )
+        self._check_dataset()
+        self._check_division()
+
+    def _check_dataset(self) -> None:
+        if self.dataset is not None:
+            if not isinstance(self.dataset, datasets.Dataset):
+                found = type(self.dataset).__name__
+                raise TypeError(f"dataset: expected one datasets.Dataset (a split), got {found}")
+            if self.data_dir is not None:
+                raise ValueError("data_dir: not wanted where a dataset is given")
+
+    def _check_division(self) -> None:
         if self.counts is not None:
             object.__setattr__(self, "counts", tuple(int(count) for count in self.counts))
         lists = (self.seen, self.validation_unseen, self.test_unseen)
@@ -73,12 +117,28 @@ class SourceOptions:
             raise ValueError(
                 "seen, validation_unseen and test_unseen: expected all three label lists or none"
             )
-        if all(lists) and self.counts is not None:
-            raise ValueError("counts: not wanted where the three label lists are given")
+        ways = {"counts": self.counts, "label lists": any(lists) or None, "rotation": self.rotation}
+        if len(given := [name for name, value in ways.items() if value is not None]) > 1:
+            raise ValueError(f"expected one way to divide the labels, got {' and '.join(given)}")
+
+    def key(self) -> dict[str, Any]:
+        """Returns the choices as JSON knows them, for the cache key."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.dataset is not None:
+            values["dataset"] = self.dataset._fingerprint  # changes with every transform
+        return values
+
+    @property
+    def descriptions(self) -> Mapping[str, str]:
+        """The caller's descriptions; a file was read when the options were made."""
+        given = self.label_descriptions
+        return given if isinstance(given, Mapping) else {}
 
     @property
     def given_partition(self) -> ClassPartition | None:
-        """The partition made of the three label lists, if they are given."""
+        """The partition made of the three label lists or by the rotation, if they are given."""
+        if self.rotation is not None:
+            return WIKIDIVERSE_PARTITIONS[self.rotation]
         if self.seen and self.validation_unseen and self.test_unseen:
             return ClassPartition(
                 tuple(self.seen), tuple(self.validation_unseen), tuple(self.test_unseen)
@@ -105,3 +165,29 @@ class SourceOptions:
         if self.on_error == "raise":
             raise error
         report.leave_out(error.reason, error.place, error.detail)
+
+
+def _descriptions(given: object) -> dict[str, str]:
+    """Returns the descriptions of an object or of a JSON file."""
+    where = "label_descriptions"
+    if isinstance(given, (str, Path)):
+        path = Path(given).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"label_descriptions: no such file: {path}")
+        if path.stat().st_size > _MAX_DESCRIPTION_BYTES:
+            raise ValueError(
+                f"{path}: {path.stat().st_size} bytes, expected at most {_MAX_DESCRIPTION_BYTES}"
+            )
+        where = str(path)
+        try:
+            given = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: expected a JSON object in UTF-8, got: {error}") from None
+    if not isinstance(given, Mapping) or not all(
+        isinstance(text, str) and text.strip() for pair in given.items() for text in pair
+    ):
+        raise TypeError(
+            f"{where}: expected an object of label name → description, both strings that are not "
+            "empty"
+        )
+    return dict(given)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from pyarrow import parquet  # type: ignore[import-untyped]
 
+from .corpus import Corpus, DataReport
 from .options import SourceOptions
-from .schema import Corpus, DataReport, Place, Record, RecordError, check_record
+from .schema import Place, Record, RecordError, check_record
 
 FOLDER = Path(__file__).parent / "sample_data"
 ROWS = "sample.parquet"
@@ -29,8 +30,6 @@ def text_files(options: SourceOptions) -> list[Path]:
         raise ValueError("data_dir, image_dir: not wanted, the sample is part of the package")
     if options.task not in (None, "typing"):
         raise ValueError(f"task: the sample is for typing, got {options.task!r}")
-    if options.label_text != "raw":
-        raise ValueError("label_text: the sample's labels are words already; expected 'raw'")
     path = FOLDER / ROWS
     if not path.is_file():
         raise FileNotFoundError(f"{path}: the embedded sample is not there")
@@ -46,7 +45,7 @@ def read(options: SourceOptions) -> Corpus:
     """Reads the sample.
 
     Args:
-        options: Seed, counts or label lists.
+        options: What to do with a faulty record.
 
     Returns:
         The records in the order of the file, with their pictures in memory.
@@ -66,6 +65,4 @@ def read(options: SourceOptions) -> Corpus:
             records.append(check_record(values, place, task="typing"))
         except RecordError as error:
             options.handle(error, report)
-    partition = options.partition({record.label for record in records})
-    texts = {label: label for label in partition.labels}
-    return Corpus("typing", records, partition, texts, report, pictures=pictures)
+    return Corpus("typing", records, report, pictures=pictures)

@@ -1,41 +1,44 @@
-"""The one record that both tasks share, its checks, and the report on what was left out.
+"""The one record that both tasks share, and its checks.
 
     {"id", "text", "image" (or null), "spans": [[start, end], …], "label"}
 
 Spans are character offsets into `text`, end exclusive. One span makes a typing record, two make a
-relation record, head first. A check that fails raises `RecordError`, which names the file, the
-line and the field and says what was expected; `DataReport` counts every record that a reader left
-out, so that nothing disappears without a trace.
+relation record, head first; they may overlap. `mention` may stand in place of `spans`: the text of
+the mention, or of head and tail. A check that fails raises `RecordError`, which names the file, the
+line and the field and says what was expected.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from dataclasses import dataclass
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Literal, NamedTuple
 
-from .protocol import SPLITS, ClassPartition, Split
+from .protocol import SPLITS, Split
 
 Task = Literal["typing", "relation"]
 Span = tuple[int, int]
 
 SPANS_OF_TASK: dict[Task, int] = {"typing": 1, "relation": 2}
-FIELDS = ("id", "text", "image", "spans", "label", "split")
+FIELDS = ("id", "text", "image", "spans", "mention", "label", "split")
 
-# A report is read by people: a handful of examples shows the kind of fault, the count its extent.
-MAX_EXAMPLES = 5
 _MAX_SHOWN = 80
 
 
 class Place(NamedTuple):
-    """Where a record was read: the file's name and the line, counted from 1."""
+    """Where a record was read: the file's name and the line, counted from 1.
+
+    A file that has no lines counts something else, which `unit` names.
+    """
 
     file: str
     line: int | None
+    unit: str = "line"
 
     def __str__(self) -> str:
-        return self.file if self.line is None else f"{self.file}, line {self.line}"
+        return self.file if self.line is None else f"{self.file}, {self.unit} {self.line}"
 
 
 class RecordError(ValueError):
@@ -66,7 +69,7 @@ class RecordError(ValueError):
 NOWHERE = Place("", None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One checked sample.
 
@@ -92,115 +95,6 @@ class Record:
     def task(self) -> Task:
         """The task that the number of spans stands for."""
         return "typing" if len(self.spans) == 1 else "relation"
-
-
-@dataclass
-class Finding:
-    """How often something was found, with the first few examples."""
-
-    count: int = 0
-    examples: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, place: Place, detail: str) -> None:
-        """Counts one more, and keeps it as an example while there are few."""
-        self.count += 1
-        if len(self.examples) < MAX_EXAMPLES:
-            self.examples.append({"file": place.file, "line": place.line, "detail": detail})
-
-
-@dataclass
-class DataReport:
-    """What a source held and what became of it.
-
-    Attributes:
-        source: Name of the source, e.g. `"mnre"`.
-        settings: What decides the result: seed, protocol version, label text, ….
-        records_in: Records met in the files.
-        records_out: Records in one of the three splits.
-        left_out: Records in none, by reason.
-        notes: Oddities of records that were kept, by kind.
-        images: Pictures of the kept records: `found`, `missing`, `unreadable`, `none` (the record
-            names no picture) count records and add up to `records_out`; `distinct` counts the
-            names.
-        splits: Number of records by split and label.
-    """
-
-    source: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    records_in: int = 0
-    records_out: int = 0
-    left_out: dict[str, Finding] = field(default_factory=dict)
-    notes: dict[str, Finding] = field(default_factory=dict)
-    images: dict[str, int] = field(default_factory=dict)
-    splits: dict[str, dict[str, int]] = field(default_factory=dict)
-
-    def leave_out(self, reason: str, place: Place, detail: str) -> None:
-        """Counts a record that is in no split."""
-        self.left_out.setdefault(reason, Finding()).add(place, detail)
-
-    def note(self, kind: str, place: Place, detail: str) -> None:
-        """Counts an oddity of a record that is kept."""
-        self.notes.setdefault(kind, Finding()).add(place, detail)
-
-    def check(self) -> None:
-        """Makes sure that no record is unaccounted for.
-
-        Raises:
-            RuntimeError: If records in is not records out plus records left out.
-        """
-        left_out = sum(finding.count for finding in self.left_out.values())
-        if self.records_in != self.records_out + left_out:
-            raise RuntimeError(
-                f"{self.source}: {self.records_in} records in, but {self.records_out} out and "
-                f"{left_out} left out; a reader lost or invented records"
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the report as plain dicts, lists, strings and numbers."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> DataReport:
-        """Returns the report that `to_dict` turned into `values`."""
-        left_out = {name: Finding(**value) for name, value in values["left_out"].items()}
-        notes = {name: Finding(**value) for name, value in values["notes"].items()}
-        return cls(**{**values, "left_out": left_out, "notes": notes})
-
-    def summary(self) -> str:
-        """Returns a few lines for a log."""
-        left_out = sum(finding.count for finding in self.left_out.values())
-        lines = [
-            f"{self.source}: {self.records_in} records in, {self.records_out} out, "
-            f"{left_out} left out"
-        ]
-        for heading, findings in (("left out", self.left_out), ("note", self.notes)):
-            lines += [f"  {heading}: {name}: {f.count}" for name, f in sorted(findings.items())]
-        lines += [f"  {split}: {sum(n.values())} records" for split, n in self.splits.items()]
-        lines.append("  pictures: " + ", ".join(f"{n} {name}" for name, n in self.images.items()))
-        return "\n".join(lines)
-
-
-@dataclass
-class Corpus:
-    """What a reader hands over: checked records, and all that is needed to split and show them.
-
-    Attributes:
-        task: The task of all records.
-        records: The records in the order of the files.
-        partition: The groups of labels. Records of other labels are left out when splitting.
-        label_texts: Text shown to the encoder for each label of the partition.
-        report: Report so far: records in, those left out while reading, notes.
-        image_root: Folder in which picture names are looked up, or None.
-        pictures: Pictures held in memory, by name.
-    """
-
-    task: Task
-    records: list[Record]
-    partition: ClassPartition
-    label_texts: dict[str, str]
-    report: DataReport
-    image_root: Path | None = None
-    pictures: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def show(value: object) -> str:
@@ -314,6 +208,63 @@ def check_spans(
     return tuple(spans)
 
 
+def difference(found: str, name: str) -> str:
+    """Returns in a word why a mention's name is not the text of its span."""
+    if "".join(found.split()) == "".join(name.split()):
+        return "white space"
+    if unicodedata.normalize("NFKC", found) == unicodedata.normalize("NFKC", name):
+        return "Unicode form"
+    if found.casefold() == name.casefold():
+        return "case"
+    return "other text"
+
+
+def find_mentions(value: object, text: str, place: Place) -> list[Span]:
+    """Returns the spans of mentions given by their text.
+
+    Args:
+        value: The mention, or a list of mentions.
+        text: The sentence.
+        place: Where the record was read.
+
+    Raises:
+        RecordError: If a mention is no string, or does not occur exactly once in the text.
+    """
+    spans = []
+    for given in value if isinstance(value, (list, tuple)) else [value]:
+        mention = check_string(given, "mention", place)
+        starts, at = [], text.find(mention)
+        while at >= 0:
+            starts.append(at)
+            at = text.find(mention, at + 1)
+        if len(starts) != 1:
+            expected = "a mention that occurs once in the text, or its spans"
+            times = f"at {show(starts)}" if starts else "nowhere in the text"
+            reason = "occurs several times" if starts else "not in the text"
+            raise RecordError(place, "mention", expected, f"{show(mention)} {times}", reason)
+        spans.append((starts[0], starts[0] + len(mention)))
+    return spans
+
+
+def _spans_of(
+    values: Mapping[str, Any], text: str, place: Place, task: Task | None
+) -> tuple[Span, ...]:
+    """Returns the spans of a record that gives them, or its mentions, or both."""
+    given, mention = values.get("spans"), values.get("mention")
+    if given is None and mention is None:
+        expected = "the mentions, by spans or by mention"
+        raise RecordError(place, "spans", expected, "no such field", "missing")
+    if given is None:
+        return check_spans(find_mentions(mention, text, place), text, place, task)
+    spans = check_spans(given, text, place, task)
+    if mention is not None:
+        marked = [text[start:end] for start, end in spans]
+        if marked != (list(mention) if isinstance(mention, (list, tuple)) else [mention]):
+            expected = f"the text at the spans, {show(marked)}"
+            raise RecordError(place, "mention", expected, show(mention), "differs from spans")
+    return spans
+
+
 def check_record(
     values: object,
     place: Place,
@@ -325,7 +276,7 @@ def check_record(
 
     Args:
         values: Mapping with the fields named in the module's docstring; `image` and `split` may be
-            absent. Other fields are ignored here.
+            absent or None. Other fields are ignored here.
         place: Where it was read.
         task: The task that decides the number of spans, or None for either.
         labels: The allowed labels, or None for any.
@@ -348,7 +299,7 @@ def check_record(
     else:
         name = check_string(require(values, "id", place, "a unique id"), "id", place)
     text = check_string(require(values, "text", place, "the sentence"), "text", place)
-    spans = check_spans(require(values, "spans", place, "the mentions"), text, place, task)
+    spans = _spans_of(values, text, place, task)
     label = check_string(require(values, "label", place, "a label name"), "label", place)
     if labels is not None and label not in labels:
         raise RecordError(place, "label", f"one of {sorted(labels)}", show(label), "unknown")

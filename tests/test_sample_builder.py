@@ -55,7 +55,8 @@ def test_other_seeds_divide_otherwise(data, cache_dir):
         ({"data_dir": "."}, "data_dir, image_dir: not wanted"),
         ({"image_dir": "."}, "data_dir, image_dir: not wanted"),
         ({"task": "relation"}, "task: the sample is for typing"),
-        ({"label_text": "verbalised"}, "label_text: the sample's labels"),
+        ({"label_text": "described"}, "label_descriptions: none for"),
+        ({"rotation": 1}, "label 'APP' of the partition has no sample"),
         ({"counts": (1, 1, 1)}, "add up to 3, but there are"),
     ],
 )

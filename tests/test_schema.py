@@ -11,17 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dataset_scripts.files import (
-    content_digest,
-    find_picture,
-    listing_digest,
-    picture_path,
-    picture_problem,
-    read_lines,
-)
+from dataset_scripts.corpus import MAX_EXAMPLES, DataReport
+from dataset_scripts.files import content_digest, listing_digest, read_lines
+from dataset_scripts.pictures import picture_path, picture_problem, picture_state, stored_picture
 from dataset_scripts.schema import (
-    MAX_EXAMPLES,
-    DataReport,
     Place,
     RecordError,
     check_image_name,
@@ -75,7 +68,7 @@ def test_id_may_be_a_number_or_absent_where_a_default_is_given():
         ({"image": "a/../../b.png"}, "image", "leaves its folder"),
         ({"image": "a\\..\\b.png"}, "image", "leaves its folder"),
         ({"image": "https://a.org/b.png"}, "image", "URL"),
-        ({"spans": None}, "spans", "wrong type"),
+        ({"spans": None}, "spans", "missing"),
         ({"spans": "0,3"}, "spans", "wrong type"),
         ({"spans": [0, 3]}, "spans", "wrong type"),
         ({"spans": [[0, 3, 4]]}, "spans", "wrong type"),
@@ -253,22 +246,25 @@ def test_pictures_are_looked_up_in_memory_then_in_the_folder(tmp_path):
     content = record_bytes("PNG")
     (tmp_path / "a.png").write_bytes(content)
     (tmp_path / "bad.png").write_bytes(content[:40])
-    assert find_picture("b", tmp_path, {"b": content}) == ({"bytes": content, "path": "b"}, "")
-    found = {"bytes": None, "path": str(tmp_path / "a.png")}
-    assert find_picture("a.png", tmp_path, {}) == (found, "")
-    assert find_picture("c.png", tmp_path, {}) == (None, "")
-    assert find_picture("a.png", None, {}) == (None, "")
-    image, problem = find_picture("bad.png", tmp_path, {})
-    assert image is None
+    assert picture_state("b", tmp_path, {"b": content}) == ("found", "")
+    stored = {"bytes": content, "path": "b"}
+    assert stored_picture("b", tmp_path, {"b": content}) == stored
+    assert picture_state("a.png", tmp_path, {}) == ("found", "")
+    stored = {"bytes": None, "path": str(tmp_path / "a.png")}
+    assert stored_picture("a.png", tmp_path, {}) == stored
+    assert picture_state("c.png", tmp_path, {}) == ("missing", "")
+    assert picture_state("a.png", None, {}) == ("missing", "")
+    state, problem = picture_state("bad.png", tmp_path, {})
+    assert state == "unreadable"
     assert problem
-    assert find_picture("x" * 5000, tmp_path, {})[0] is None
+    assert picture_state("x" * 5000, tmp_path, {})[0] == "unreadable"
 
 
 def test_pipes_and_folders_are_not_opened(tmp_path):
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
     for name in ("folder.png", "pipe.png"):
-        assert find_picture(name, tmp_path, {}) == (None, "not a regular file")
+        assert picture_state(name, tmp_path, {}) == ("unreadable", "not a regular file")
 
 
 def test_links_must_stay_inside(tmp_path):

@@ -1,0 +1,157 @@
+"""What the encoder is shown for a label: its name, a clause of English, or a description.
+
+Descriptions of published label sets are in the words of this project; users bring their own for
+their own labels. The choice is recorded with the split, because it changes every score.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Literal
+
+LabelText = Literal["raw", "verbalised", "described"]
+
+READINGS: MappingProxyType[str, str] = MappingProxyType(
+    {
+        "/loc/loc/contain": "location contains location",
+        "/misc/loc/held_on": "event is held at location",
+        "/misc/misc/part_of": "thing is part of thing",
+        "/org/loc/locate_at": "organization is located at location",
+        "/org/org/alternate_names": "organization is another name of organization",
+        "/org/org/subsidiary": "organization is a subsidiary of organization",
+        "/per/loc/place_of_birth": "person was born in location",
+        "/per/loc/place_of_residence": "person lives in location",
+        "/per/misc/awarded": "person was awarded prize",
+        "/per/misc/nationality": "person has nationality",
+        "/per/misc/present_in": "person is present in event",
+        "/per/misc/race": "person is of race",
+        "/per/misc/religion": "person follows religion",
+        "/per/org/member_of": "person is a member of organization",
+        "/per/per/alternate_names": "person is another name of person",
+        "/per/per/alumi": "person went to the same school as person",
+        "/per/per/charges": "person makes charges against person",
+        "/per/per/couple": "person is in a couple with person",
+        "/per/per/neighbor": "person is a neighbor of person",
+        "/per/per/parent": "person is a parent of person",
+        "/per/per/peer": "person is a peer of person",
+        "/per/per/siblings": "person is a sibling of person",
+    }
+)
+
+_OF_RELATIONS: MappingProxyType[str, str] = MappingProxyType(
+    {
+        "/loc/loc/contain": "the first place contains the second, as a country contains a city",
+        "/misc/loc/held_on": "an event, match or show takes place at a location",
+        "/misc/misc/part_of": "one thing belongs to another, as a song to an album",
+        "/org/loc/locate_at": "an organization, team or company is based in a place",
+        "/org/org/alternate_names": "two names of one and the same organization",
+        "/org/org/subsidiary": "one organization belongs to another, as a company to a group",
+        "/per/loc/place_of_birth": "a person was born in a place or comes from it",
+        "/per/loc/place_of_residence": "a person lives in a place",
+        "/per/misc/awarded": "a person wins a prize, medal or title",
+        "/per/misc/nationality": "a person is a national of a country",
+        "/per/misc/present_in": "a person takes part in an event, show, film or match",
+        "/per/misc/race": "a person belongs to an ethnic group",
+        "/per/misc/religion": "a person follows a religion",
+        "/per/org/member_of": "a person plays for, works for or belongs to an organization or team",
+        "/per/per/alternate_names": "two names of one and the same person",
+        "/per/per/alumi": "two people went to the same school",
+        "/per/per/charges": "a person accuses another or takes him to court",
+        "/per/per/couple": "two people are married or love each other",
+        "/per/per/neighbor": "two people live next to each other",
+        "/per/per/parent": "a person is father, mother or child of another",
+        "/per/per/peer": "two people are colleagues, team mates, friends or rivals",
+        "/per/per/siblings": "two people are brothers or sisters",
+    }
+)
+
+_OF_TYPES: MappingProxyType[str, str] = MappingProxyType(
+    {
+        "APP": "a piece of software, web site or online service",
+        "Book": "a book, newspaper, magazine or other publication",
+        "Building": "a building or structure, such as a stadium, church or bridge",
+        "Country": "a country or state",
+        "Currency": "the money of a country",
+        "Event": "something that happens, such as a war, election, tournament or disaster",
+        "Location": "a place, such as a city, region, river or mountain",
+        "Movie": "a film or television series",
+        "Music": "a song, album or other piece of music",
+        "Organization": "a company, party, team, agency or other organization",
+        "People": "a person, or several",
+        "Site": "a site people go to, such as a park, airport or landmark",
+    }
+)
+
+# By source: another data set may mean something else by the same name.
+DESCRIPTIONS: MappingProxyType[str, Mapping[str, str]] = MappingProxyType(
+    {"mnre": _OF_RELATIONS, "wikidiverse": _OF_TYPES}
+)
+
+_TYPE_WORDS = {"per": "person", "org": "organization", "loc": "location", "misc": "thing"}
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def verbalise(label: str) -> str:
+    """Returns a label name as words of English; a relation as a clause, head first.
+
+    Args:
+        label: E.g. `"/per/org/member_of"` or `"MilitaryConflict"`.
+
+    Returns:
+        The reading from the table, e.g. "person is a member of organization". A relation outside
+        it is put together from its parts, "/per/org/led_by" → "person led by organization"; any
+        other name loses slashes and underscores and, where it is all capitals or runs words
+        together, its capitals: "ART_WORK" → "art work".
+    """
+    if label in READINGS:
+        return READINGS[label]
+    parts = [part.replace("_", " ").strip() for part in label.split("/") if part.strip("_ ")]
+    if label.startswith("/") and len(parts) == 3:
+        head, name, tail = parts[0], parts[2], parts[1]
+        return f"{_TYPE_WORDS.get(head, head)} {name} {_TYPE_WORDS.get(tail, tail)}"
+    words = _CAMEL.sub(" ", " ".join(parts))
+    if words.isupper() or words != " ".join(parts):
+        words = words.lower()
+    return " ".join(words.split()) or label
+
+
+def texts_of_labels(
+    labels: Sequence[str],
+    choice: LabelText,
+    source: str,
+    descriptions: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Returns the text shown for each label.
+
+    Args:
+        labels: Label names.
+        choice: `"raw"`, `"verbalised"` or `"described"`.
+        source: Name of the source, whose descriptions may come with the package.
+        descriptions: The caller's own, which go before those.
+
+    Raises:
+        ValueError: If a label has no description, or two labels would be shown as the same text.
+    """
+    if choice == "raw":
+        texts = {label: label for label in labels}
+    elif choice == "verbalised":
+        texts = {label: verbalise(label) for label in labels}
+    else:
+        known = {**DESCRIPTIONS.get(source, {}), **(descriptions or {})}
+        if missing := [label for label in labels if label not in known]:
+            raise ValueError(
+                f"label_descriptions: none for {missing}; expected one for each of "
+                f"{len(labels)} labels"
+            )
+        texts = {label: known[label] for label in labels}
+    owner: dict[str, str] = {}
+    for label, text in texts.items():
+        if text in owner:
+            raise ValueError(
+                f"label_text: {owner[text]!r} and {label!r} would both be shown as {text!r}; "
+                "expected a different text for each label"
+            )
+        owner[text] = label
+    return texts
