@@ -7,7 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from dataset_scripts import SOURCES, load_gzs
+from dataset_scripts import GZSData, load_gzs
+from dataset_scripts.arguments import add_source_arguments, source_choices
+from dataset_scripts.export import load_exported
 from modeling_hmgrl import (
     HMGRLConfig,
     HMGRLForZeroShotTyping,
@@ -31,32 +33,27 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    data = parser.add_argument_group("data")
-    data.add_argument("--source", choices=sorted(SOURCES), default="sample", help="where data are")
-    data.add_argument("--data-dir", help="folder of the text files (or the JSON Lines file)")
-    data.add_argument("--image-dir", help="folder of the pictures; it may be incomplete")
-    data.add_argument("--no-images", action="store_true", help="leave pictures out")
+    add_source_arguments(parser, "exported")
+    data = parser.add_argument_group("splits")
     data.add_argument("--split-seed", type=int, default=0, help="seed of the split")
     data.add_argument(
-        "--counts",
-        type=int,
-        nargs=3,
-        metavar=("SEEN", "VALIDATION", "TEST"),
-        help="numbers of seen, validation-unseen and test-unseen labels",
+        "--data-config",
+        metavar="NAME",
+        help="configuration of --source exported, whose --data-dir is a folder or repository",
     )
-    data.add_argument(
-        "--label-text",
-        choices=("raw", "verbalised"),
-        default="raw",
-        help="label names as they are, or as a clause of English (relations)",
-    )
+    data.add_argument("--no-images", action="store_true", help="leave pictures out")
     data.add_argument(
         "--vocabulary",
         choices=("transductive", "inductive"),
         default="transductive",
         help="whether the generator sees the names of the test labels (the paper's protocol)",
     )
-    data.add_argument("--on-error", choices=("raise", "report"), default="raise")
+    data.add_argument(
+        "--generator-labels",
+        nargs="+",
+        metavar="LABEL",
+        help="unseen labels whose names the generator sees, in place of --vocabulary",
+    )
     model = parser.add_argument_group("model")
     model.add_argument("--text-encoder", default="bert-base-cased", help="folder or Hub name")
     model.add_argument(
@@ -106,18 +103,26 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
     return settings
 
 
+def load_data(options: argparse.Namespace) -> GZSData:
+    """Loads a source and splits it, or loads exported splits as they are."""
+    choices = source_choices(options)
+    if options.source == "exported":
+        if options.data_dir is None:
+            raise SystemExit("--source exported: expected --data-dir, a folder or repository")
+        fixed = ("image_dir", "counts", "seen", "rotation", "label_descriptions")
+        if any(choices.get(name) is not None for name in fixed) or options.group_by != "none":
+            raise SystemExit(
+                "--source exported: the splits are made; expected no --image-dir, --counts, "
+                "--partition, --rotation, --group-by or --label-descriptions"
+            )
+        return load_exported(options.data_dir, options.data_config)
+    return load_gzs(**choices, seed=options.split_seed)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Trains, prints the scores and leaves the run's folder behind."""
     options = parse_arguments(argv)
-    data = load_gzs(
-        options.source,
-        options.data_dir,
-        options.image_dir,
-        seed=options.split_seed,
-        counts=options.counts,
-        label_text=options.label_text,
-        on_error=options.on_error,
-    )
+    data = load_data(options)
     given = {n: getattr(options, n) for n in HMGRLTrainingArguments.names() if n in options}
     recipe = HMGRLTrainingArguments.paper(data.task) if options.paper else {}
     arguments = HMGRLTrainingArguments(**{"output_dir": "runs/latest"} | recipe | given)
@@ -125,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
         data.partition.seen,
         data.partition.validation_unseen,
         data.partition.test_unseen,
-        options.vocabulary,
+        options.generator_labels or options.vocabulary,
         data.label_texts,
     )
     from accelerate.utils import set_seed  # noqa: PLC0415 - new parameters follow the seed

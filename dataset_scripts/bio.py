@@ -47,7 +47,8 @@ def text_files(options: SourceOptions) -> list[Path]:
     """Returns the one file, or all tagged files of the folder.
 
     Raises:
-        ValueError: If nothing is given.
+        ValueError: If nothing is given, or two files differ in their ending alone: they would be
+            the same text in two forms, and their records have the same ids.
         FileNotFoundError: If there is no such file.
     """
     if options.data_dir is None:
@@ -60,6 +61,11 @@ def text_files(options: SourceOptions) -> list[Path]:
     found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
     if not found:
         raise FileNotFoundError(f"{path}: no {_names()} file in this folder")
+    if len({file.stem for file in found}) < len(found):
+        names = [file.name for file in found]
+        raise ValueError(
+            f"{path}: expected files whose names differ before the ending, found {names}"
+        )
     return found
 
 
@@ -167,7 +173,10 @@ def read(options: SourceOptions) -> Corpus:
                 "spans": [[starts[mention.first], starts[mention.end] - len(joiner)]],
                 "label": mention.label,
             }
-            records.append(check_record(values, mention.place, task="typing"))
+            try:
+                records.append(check_record(values, mention.place, task="typing"))
+            except RecordError as error:  # a mention of white space alone
+                options.handle(error, report)
     if not records:
         raise ValueError(f"{options.data_dir}: no usable mention in {[p.name for p in paths]}")
     return Corpus("typing", records, report, image_root=root)

@@ -25,10 +25,14 @@ class Finding:
     count: int = 0
     examples: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def _details(self) -> list[str]:
+        return [example["detail"] for example in self.examples]
+
     def add(self, place: Place, detail: str) -> None:
-        """Counts one more, and keeps it as an example while there are few."""
+        """Counts one more, and keeps it as an example if it is a new one and there are few."""
         self.count += 1
-        if len(self.examples) < MAX_EXAMPLES:
+        if len(self.examples) < MAX_EXAMPLES and detail not in self._details:
             self.examples.append({"file": place.file, "line": place.line, "detail": detail})
 
 

@@ -238,13 +238,15 @@ def split_groups(
         may not stand where its group of samples went.
 
     Raises:
-        ValueError: If the lengths differ, or if a label ends without a sample in a split where the
-            protocol wants one.
+        ValueError: If the lengths differ or ids are not distinct, or if a label ends without a
+            sample in a split where the protocol wants one.
     """
     if not len(labels_of_samples) == len(groups_of_samples) == len(ids):
         raise ValueError(
             f"got {len(labels_of_samples)} labels, {len(groups_of_samples)} groups, {len(ids)} ids"
         )
+    if len(set(ids)) != len(ids):
+        raise ValueError("expected distinct ids, got the same id for several samples")
     wanted: dict[Split, frozenset[str]] = {
         "train": frozenset(partition.seen),
         "validation": frozenset((*partition.seen, *partition.validation_unseen)),

@@ -291,7 +291,7 @@ class _Pictures(Mapping[str, bytes]):
         self._row_of: dict[str, int] = {}
         self._first = 0
         self._images: list[Any] = []
-        self._following: Iterator[pa.Table] = iter(())
+        self._following: Iterator[pa.Table] | None = None
 
     def add(self, content: bytes, row: int) -> str:
         """Names a picture, and remembers the first row that holds it."""
@@ -301,8 +301,9 @@ class _Pictures(Mapping[str, bytes]):
 
     def __getitem__(self, name: str) -> bytes:
         row = self._row_of[name]
-        if not self._first <= row < self._first + len(self._images) + _BATCH_ROWS:
-            self._first, self._images, self._following = row, [], iter(self._open(row))
+        ahead = row - self._first - len(self._images)
+        if self._following is None or row < self._first or ahead >= _BATCH_ROWS:
+            self._first, self._images, self._following = row, [], self._open(row, "image")
         while row >= self._first + len(self._images):
             self._first += len(self._images)
             self._images = next(self._following).column("image").to_pylist()

@@ -29,7 +29,13 @@ def make_card(report: dict[str, Any], config: Any, repo_id: str) -> ModelCard:
         The card.
     """
     labels, data = report["labels"], report["data"]
-    transductive = set(labels["test_unseen"]) <= set(labels["known_to_generator"])
+    known = [name for name in labels["test_unseen"] if name in labels["known_to_generator"]]
+    if len(known) == len(labels["test_unseen"]):
+        protocol = "The names of the test labels were known in training (class-transductive)."
+    elif known:
+        protocol = f"Of the test labels, these names were known in training: {', '.join(known)}."
+    else:
+        protocol = "The names of the test labels were not known in training (inductive)."
     encoders = [f"{kind} {name}" for kind, name in report["encoders"].items() if name]
     images = data.get("images", {})
     rows = {report["method"]: report["test"]} if "test" in report else {}
@@ -56,9 +62,7 @@ def make_card(report: dict[str, Any], config: Any, repo_id: str) -> ModelCard:
         pictures=f"used ({images})" if report["images_used"] else f"not used ({images})",
         results=score_table(rows) if rows else "No test was run.",
         seed=report["seed"],
-        protocol="The names of the test labels were known in training (class-transductive)."
-        if transductive
-        else "The names of the test labels were not known in training (inductive).",
+        protocol=protocol,
         seen=", ".join(labels["seen"]),
         validation_unseen=", ".join(labels["validation_unseen"]),
         test_unseen=", ".join(labels["test_unseen"]),

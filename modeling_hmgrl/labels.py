@@ -1,5 +1,6 @@
 """The label sets of a generalized zero-shot run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -45,7 +46,7 @@ class LabelSets:
         seen: tuple[str, ...],
         validation_unseen: tuple[str, ...],
         test_unseen: tuple[str, ...],
-        vocabulary: Literal["transductive", "inductive"] = "transductive",
+        vocabulary: Literal["transductive", "inductive"] | Sequence[str] = "transductive",
         texts: dict[str, str] | None = None,
     ) -> "LabelSets":
         """Makes label sets with the generator's vocabulary by name of the protocol.
@@ -55,11 +56,23 @@ class LabelSets:
             validation_unseen: Labels first met in validation.
             test_unseen: Labels first met in test.
             vocabulary: "transductive": the generator sees the names of validation and test (paper);
-                "inductive": those of validation alone.
+                "inductive": those of validation alone; or a list of the names that it sees.
             texts: Text shown to the encoder for a label.
+
+        Raises:
+            ValueError: If the vocabulary is another word, or as for the class.
         """
-        test = test_unseen if vocabulary == "transductive" else ()
-        return cls(seen, validation_unseen, test_unseen, (*validation_unseen, *test), texts or {})
+        if vocabulary == "transductive":
+            generator = (*validation_unseen, *test_unseen)
+        elif vocabulary == "inductive":
+            generator = validation_unseen
+        elif isinstance(vocabulary, str):
+            raise ValueError(
+                f"vocabulary: got {vocabulary!r}, expected 'transductive', 'inductive' or a list"
+            )
+        else:
+            generator = tuple(vocabulary)
+        return cls(seen, validation_unseen, test_unseen, generator, texts or {})
 
     def candidates(self, split: str) -> list[str]:
         """Labels that are scored in "train", "validation" or "test", the seen ones first."""

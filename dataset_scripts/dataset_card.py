@@ -1,0 +1,157 @@
+"""The card of exported splits, filled from their reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from datasets import DatasetInfo
+from datasets.info import DatasetInfosDict
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCardData
+
+from .protocol import SPLITS
+
+if TYPE_CHECKING:
+    from .base import GZSData
+
+_TASKS = {"typing": "entity typing", "relation": "relation extraction"}
+
+_TEXT = """---
+{front}
+---
+
+# {title}
+
+Splits for generalized zero-shot multimodal {task}: a sentence, a picture or none, the character
+offsets of one marked mention (typing) or of head and tail (relation), and a label. Seen labels have
+training samples; unseen ones are met first in validation or in test, and are to be told from all
+seen ones there. Made by `hmgrl` from the source "{source}", after the protocol of HMGRL
+([arXiv 2603.16259](https://arxiv.org/abs/2603.16259)).
+
+```python
+from datasets import load_dataset
+
+splits = load_dataset("{example_path}", "{config}")
+```
+
+or, with the groups of labels, their texts and the report:
+
+```python
+from dataset_scripts.export import load_exported
+
+data = load_exported("{example_path}", "{config}")
+```
+
+Columns: `id`, `text`, `image` (may be null), `spans` (`[[start, end], …]`, end exclusive), `label`
+(a `ClassLabel` over all names, the same in every split), `seen`, `split`.
+
+## Licence
+
+{license_text}
+
+{configs}
+"""
+
+_CONFIG = """## {name}
+
+Seed {seed}, protocol version {protocol_version}, kept together: {group_by}, label text:
+{label_text}. {records_in} records read, {records_out} here, {left_out} left out.
+
+| label | group | shown as | train | validation | test |
+|---|---|---|---|---|---|
+{rows}
+| **all** | | | {totals} |
+
+```text
+{summary}
+```
+"""
+
+
+def make_card(
+    configs: Mapping[str, GZSData],
+    title: str | None,
+    license: str,
+) -> str:
+    """Returns the text of README.md.
+
+    Args:
+        configs: The splits by name of their configuration, at least one.
+        title: Heading, or None to make one from the source.
+        license: Identifier of the licence as the Hub knows it.
+    """
+    first_name, first = next(iter(configs.items()))
+    task = _TASKS[first.task]
+    title = title or f"{first.report.source}: generalized zero-shot {task}"
+    data = DatasetCardData(
+        license=license,
+        pretty_name=title,
+        task_categories=["text-classification"],
+        tags=["generalized-zero-shot", "multimodal", task.replace(" ", "-"), "hmgrl"],
+    )
+    infos = DatasetInfosDict(
+        {name: DatasetInfo(features=gzs.splits["train"].features) for name, gzs in configs.items()}
+    )
+    infos.to_dataset_card_data(data)
+    MetadataConfigs(
+        {
+            name: {
+                "data_files": [
+                    {"split": split, "path": f"{name}/{split}-*.parquet"} for split in SPLITS
+                ]
+            }
+            for name in configs
+        }
+    ).to_dataset_card_data(data)
+    return _TEXT.format(
+        front=data.to_yaml(),
+        title=title,
+        task=task,
+        source=first.report.source,
+        example_path="path/or/repository",
+        config=first_name,
+        license_text=_license_text(license),
+        configs="\n".join(_section(name, gzs) for name, gzs in configs.items()),
+    )
+
+
+def _license_text(name: str) -> str:
+    theirs = "The texts and pictures belong to the authors of the source"
+    if name == "unknown":
+        return f"{theirs}; their licence was not stated here. Find it before you pass this on."
+    return f"{theirs} and stand under: {name}."
+
+
+def _section(name: str, gzs: GZSData) -> str:
+    """Returns what the card says of one configuration."""
+    report = gzs.report
+    groups = (
+        ("seen", gzs.partition.seen),
+        ("validation-unseen", gzs.partition.validation_unseen),
+        ("test-unseen", gzs.partition.test_unseen),
+    )
+    rows = [
+        f"| {_cell(label)} | {group} | {_cell(gzs.label_texts[label])} | "
+        + " | ".join(f"{report.splits[split][label]:,}" for split in SPLITS)
+        + " |"
+        for group, labels in groups
+        for label in labels
+    ]
+    keys = ("seed", "protocol_version", "group_by", "label_text")
+    return _CONFIG.format(
+        name=name,
+        **{key: report.settings[key] for key in keys},
+        records_in=f"{report.records_in:,}",
+        records_out=f"{report.records_out:,}",
+        left_out=f"{report.records_left_out:,}",
+        rows="\n".join(rows),
+        totals=" | ".join(f"{sum(report.splits[split].values()):,}" for split in SPLITS),
+        summary=report.summary().replace("```", "'''"),
+    )
+
+
+def _cell(text: str) -> str:
+    """Returns a text that does not end the cell of a table, nor starts an element of HTML."""
+    plain = " ".join(text.split()).replace("|", "\\|")
+    return plain.replace("<", "&lt;").replace("`", "\\`")

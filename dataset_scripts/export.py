@@ -1,0 +1,263 @@
+"""Shares splits as Parquet with a dataset card, and loads shared ones.
+
+A folder holds one sub-folder for each configuration (say, each seed): the Parquet files of the
+three splits with the pictures in them, and `gzs.json` with what Parquet cannot say: the groups of
+labels, their texts, and the report. `datasets.load_dataset(folder_or_repo, config)` gives the same
+splits back without this package; `load_exported` gives the whole `GZSData`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+from datasets.table import embed_table_storage
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from pyarrow import parquet
+
+from .base import GZSData, make_features
+from .corpus import DataReport
+from .dataset_card import make_card
+from .files import read_json, write_json
+from .protocol import SPLITS, ClassPartition
+
+OUTCOME_FILE = "gzs.json"
+
+# The Hub's viewer reads a row group at a time, and pictures make rows heavy.
+_GROUP_ROWS = 100
+_SHARD_BYTES = 400 * 1024 * 1024
+_MAX_OUTCOME_BYTES = 64 * 1024 * 1024
+_CONFIG_NAME = re.compile(r"\w[\w.-]*")
+
+
+def export(
+    data: GZSData | Mapping[str, GZSData],
+    folder: str | Path,
+    *,
+    title: str | None = None,
+    license: str = "unknown",
+    overwrite: bool = False,
+) -> Path:
+    """Writes splits as Parquet with a dataset card.
+
+    The folder appears when all of it is written, and not before.
+
+    Args:
+        data: The splits, by name of their configuration; one without a name is "default".
+        folder: The folder to make.
+        title: Heading of the card; None makes one from the source.
+        license: Identifier of the licence as the Hub knows it, e.g. "cc-by-4.0". The texts and
+            pictures of a source are other people's: it is theirs, not the exporter's choice.
+        overwrite: Replace the folder if it exists.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: If the folder exists and is not to be replaced.
+        ValueError: If there is nothing to write or the name of a configuration is none.
+    """
+    configs = {"default": data} if isinstance(data, GZSData) else dict(data)
+    if not configs:
+        raise ValueError("data: expected at least one configuration, got none")
+    for name in configs:
+        if not _CONFIG_NAME.fullmatch(name):
+            raise ValueError(
+                f"configuration {name!r}: expected letters, digits, dots, dashes and underscores"
+            )
+    target = Path(folder).expanduser().resolve()
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target}: exists already; expected a new folder, or overwrite")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as part:
+        new = Path(part) / target.name
+        infos = {}
+        for name, gzs in configs.items():
+            (new / name).mkdir(parents=True)
+            for split in SPLITS:
+                rows = gzs.splits[split]
+                _write_split(rows, new / name, split, f"Writing {name}/{split}")
+            outcome = {
+                "task": gzs.task,
+                "partition": asdict(gzs.partition),
+                "label_texts": gzs.label_texts,
+                "report": gzs.report.to_dict(),
+            }
+            write_json(str(new / name), OUTCOME_FILE, outcome)
+            infos[name] = gzs
+        card = make_card(infos, title, license)
+        (new / "README.md").write_text(card, encoding="utf-8")
+        if target.exists():
+            shutil.rmtree(target)
+        new.replace(target)
+    return target
+
+
+def _write_split(rows: datasets.Dataset, folder: Path, split: str, what: str) -> None:
+    """Writes one split into as few files as their size allows, pictures included."""
+    schema = rows.features.arrow_schema
+    paths: list[Path] = []
+    writer: parquet.ParquetWriter | None = None
+    try:
+        for table in datasets.utils.tqdm(
+            _batches(rows), total=-(-len(rows) // _GROUP_ROWS), desc=what, unit=" groups"
+        ):
+            if writer is None:
+                paths.append(folder / f"{split}-{len(paths):05d}.part")
+                writer = parquet.ParquetWriter(paths[-1], schema)
+                written = 0
+            writer.write_table(table)
+            written += table.nbytes
+            if written > _SHARD_BYTES:
+                writer.close()
+                writer = None
+    finally:
+        if writer is not None:
+            writer.close()
+    for number, path in enumerate(paths):
+        path.rename(folder / f"{split}-{number:05d}-of-{len(paths):05d}.parquet")
+
+
+def _batches(rows: datasets.Dataset) -> Iterator[pa.Table]:
+    arrow = rows.with_format("arrow")
+    for start in range(0, len(arrow), _GROUP_ROWS):
+        # Of a picture's path only the last part is kept: no folder of this machine is shared.
+        yield embed_table_storage(arrow[start : start + _GROUP_ROWS], remote_files=False)
+
+
+def push_export(
+    folder: str | Path, repo_id: str, private: bool | None = None, token: str | None = None
+) -> str:
+    """Pushes a folder that `export` made to the Hub in one commit.
+
+    Args:
+        folder: The folder.
+        repo_id: Repository of the data set, "user/name"; made if it does not exist.
+        private: Whether a new repository is private.
+        token: Token of the Hub; the stored one if None.
+
+    Returns:
+        URL of the commit.
+
+    Raises:
+        FileNotFoundError: If the folder is not one that `export` made.
+    """
+    configs = sorted(path.parent.name for path in Path(folder).glob(f"*/{OUTCOME_FILE}"))
+    if not configs or not (Path(folder) / "README.md").is_file():
+        raise FileNotFoundError(f"{folder}: expected a folder made by export, with its README.md")
+    api = HfApi(token=token)
+    api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+    commit = api.upload_folder(
+        repo_id=repo_id,
+        repo_type="dataset",
+        folder_path=str(folder),
+        commit_message=f"Generalized zero-shot splits: {', '.join(configs)}",
+    )
+    return commit.commit_url
+
+
+def load_exported(
+    path: str,
+    config: str | None = None,
+    *,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    token: str | None = None,
+) -> GZSData:
+    """Loads splits that `export` wrote, from a folder or from the Hub.
+
+    Args:
+        path: The folder, or a repository "user/name".
+        config: The configuration; it may be left out where there is only one.
+        revision: Commit, tag or branch of the repository.
+        cache_dir: Where built data are kept; None takes the default of `datasets`.
+        token: Token of the Hub; the stored one if None.
+
+    Returns:
+        The splits, the partition, the label texts and the report, as they were exported.
+
+    Raises:
+        ValueError: If the configuration is unknown or not given, if the files do not fit each
+            other, or if a picture is not in the file but a path or address to be opened.
+        FileNotFoundError: If there is no such folder or repository, or it was not made by `export`.
+    """
+    local = Path(path).expanduser()
+    where = str(local.resolve()) if local.is_dir() else path
+    hub: dict[str, Any] = {} if local.is_dir() else {"revision": revision, "token": token}
+    known = datasets.get_dataset_config_names(where, **hub)
+    if config is None and len(known) == 1:
+        config = known[0]
+    if config is None or config not in known:
+        raise ValueError(f"{path}: expected one of the configurations {known}, got {config!r}")
+    outcome = _outcome(where, config, hub)
+    splits = datasets.load_dataset(where, config, cache_dir=cache_dir, **hub)
+    try:
+        data = GZSData(
+            task=outcome["task"],
+            splits=splits,
+            partition=ClassPartition(**outcome["partition"]),
+            label_texts=outcome["label_texts"],
+            report=DataReport.from_dict(outcome["report"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}/{config}/{OUTCOME_FILE}: {type(error).__name__}: {error}"
+        ) from None
+    expected = make_features(data.partition)
+    if set(splits) != set(SPLITS) or any(rows.features != expected for rows in splits.values()):
+        raise ValueError(
+            f"{path}, {config}: the columns or splits do not fit {OUTCOME_FILE}; expected "
+            f"{list(SPLITS)}, each with {list(expected)} and the labels of the partition"
+        )
+    for split, rows in splits.items():
+        _check_pictures(rows, f"{path}, {config}/{split}")
+    return data
+
+
+def _outcome(where: str, config: str, hub: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the content of a configuration's `gzs.json`."""
+    folder = where
+    if not os.path.isdir(where):  # noqa: PTH112 - `datasets` patches Path where builders are
+        try:
+            file = hf_hub_download(where, f"{config}/{OUTCOME_FILE}", repo_type="dataset", **hub)
+        except EntryNotFoundError:
+            raise FileNotFoundError(
+                f"{where}: holds no {config}/{OUTCOME_FILE}; expected data made by export"
+            ) from None
+        folder = str(Path(file).parents[1])
+    path = Path(folder) / config / OUTCOME_FILE
+    if path.is_file() and path.stat().st_size > _MAX_OUTCOME_BYTES:
+        raise ValueError(
+            f"{path}: {path.stat().st_size} bytes, expected at most {_MAX_OUTCOME_BYTES}"
+        )
+    try:
+        outcome = read_json(str(path.parent), OUTCOME_FILE)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: expected JSON, got: {error}") from None
+    if outcome is None:
+        raise FileNotFoundError(f"{path}: no such file; expected data made by export")
+    return outcome
+
+
+def _check_pictures(rows: datasets.Dataset, place: str) -> None:
+    """Refuses a picture that is a mere path: `datasets` would open or fetch it when it is shown."""
+    arrow = rows.with_format("arrow").select_columns("image")
+    for start in range(0, len(arrow), _GROUP_ROWS):
+        column = arrow[start : start + _GROUP_ROWS].column("image").combine_chunks()
+        bare = pc.and_(pc.is_valid(column), pc.is_null(pc.struct_field(column, "bytes")))
+        if pc.any(bare).as_py():
+            number = start + pc.index(bare, True).as_py()
+            raise ValueError(
+                f"{place}, row {number + 1}, field 'image': expected the picture itself, got a path"
+            )
