@@ -7,14 +7,15 @@ import argparse
 import io
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import pyarrow as pa
 from PIL import Image
+from pyarrow import parquet
 
 LABELS = [f"type {number:02d}" for number in range(30)]
 
@@ -65,9 +66,6 @@ def write(form: str, folder: Path, number: int, base: bytes) -> tuple[Path, str]
     """Writes records with pictures in one of the forms; returns the file and the picture folder."""
     draw = random.Random(0)
     if form == "parquet":
-        import pyarrow as pa
-        from pyarrow import parquet
-
         path, writer = folder / "records.parquet", None
         for start in range(0, number, 1000):
             rows = [
@@ -107,9 +105,10 @@ def main() -> None:
             path, images = write(form, Path(folder), arguments.records, stream.getvalue())
             made = time.perf_counter() - start
             command = [sys.executable, "-c", BUILD, str(path), images, f"{folder}/cache"]
-            done = subprocess.run([*command, str(arguments.reads)], check=True, stdout=subprocess.PIPE)
+            done = subprocess.run(
+                [*command, str(arguments.reads)], check=True, stdout=subprocess.PIPE
+            )
             print(f"{form}: written in {made:.0f} s; {done.stdout.decode().strip()}")
-    print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 
 if __name__ == "__main__":

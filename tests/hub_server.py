@@ -1,7 +1,7 @@
 """A small server that answers the Hub's requests for pushing and loading one repository.
 
-Files live in memory; a commit replaces what it names. It knows what the client sends: create,
-preupload, LFS batch and upload, commit, revision, resolve.
+Files live in memory; a commit replaces what it names. It knows what the client sends for a model
+and for a data set: create, preupload, LFS batch and upload, commit, revision, tree, resolve.
 """
 
 import base64
@@ -10,6 +10,9 @@ import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote
+
+LARGE = ("safetensors", "parquet")
 
 
 class HubServer(ThreadingHTTPServer):
@@ -65,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
             modes = [
                 {
                     "path": file["path"],
-                    "uploadMode": "lfs" if file["path"].endswith("safetensors") else "regular",
+                    "uploadMode": "lfs" if file["path"].endswith(LARGE) else "regular",
                     "shouldIgnore": False,
                 }
                 for file in json.loads(body)["files"]
@@ -80,6 +83,9 @@ class _Handler(BaseHTTPRequestHandler):
                 {"transfer": "basic", "objects": objects},
                 Content_Type="application/vnd.git-lfs+json",
             )
+        if "/paths-info/" in self.path:
+            wanted = set(parse_qs(body.decode()).get("paths", []))
+            return self._answer([entry for entry in self._tree() if entry["path"] in wanted])
         if "/commit/" in self.path:
             return self._commit([json.loads(line) for line in body.splitlines()])
         return self._answer(status=404)
@@ -96,6 +102,25 @@ class _Handler(BaseHTTPRequestHandler):
         url = f"{server.url}/me/model/commit/{server.revision}"
         self._answer({"commitUrl": url, "commitOid": server.revision, "pullRequestUrl": None})
 
+    def _tree(self, asked="/tree/main"):
+        """Files and folders below the folder that follows the revision."""
+        path, _, query = asked.partition("?")
+        folder = "/".join(path.split("/")[3:])
+        inside = f"{folder}/" if folder else ""
+        tree = {}
+        for name, content in self.server.files.items():
+            if not name.startswith(inside):
+                continue
+            parts = name[len(inside) :].split("/")
+            for depth in range(1, len(parts)):
+                parent = inside + "/".join(parts[:depth])
+                tree[parent] = {"type": "directory", "path": parent, "oid": "0" * 40}
+            oid = hashlib.sha1(content).hexdigest()
+            tree[name] = {"type": "file", "path": name, "size": len(content), "oid": oid}
+        if "recursive=true" not in query.lower():
+            tree = {p: e for p, e in tree.items() if "/" not in p[len(inside) :]}
+        return list(tree.values())
+
     def do_PUT(self):
         self.server.blobs[self.path.rsplit("/", 1)[1]] = self._body()
         self._answer()
@@ -105,16 +130,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         server = self.server
-        if match := re.match(r"/api/models/[^/]+/[^/]+(/revision/.+|/tree/.+)?$", self.path):
+        match = re.match(
+            r"/api/(?:models|datasets)/[^/]+/[^/]+(/revision/.+|/tree/.+)?$", self.path
+        )
+        if match:
             if "/tree/" in (match[1] or ""):
-                tree = [
-                    {"type": "file", "path": p, "size": len(c), "oid": hashlib.sha1(c).hexdigest()}
-                    for p, c in server.files.items()
-                ]
-                return self._answer(tree)
+                return self._answer(self._tree(unquote(match[1])))
             siblings = [{"rfilename": path} for path in server.files]
             return self._answer({"id": "me/model", "sha": server.revision, "siblings": siblings})
-        path = re.sub(r"^/[^/]+/[^/]+/resolve/[^/]+/", "", self.path)
+        path = re.sub(r"^(/datasets)?/[^/]+/[^/]+/resolve/[^/]+/", "", unquote(self.path))
         if path not in server.files:
             return self._answer(b"", 404, X_Error_Code="EntryNotFound")
         content = server.files[path]
