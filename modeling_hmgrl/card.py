@@ -103,7 +103,7 @@ def push_run(
     commit = api.upload_folder(
         repo_id=repo_id,
         folder_path=str(folder),
-        ignore_patterns=["logs/*", "*.partial"],
+        ignore_patterns=["logs/*", "checkpoints/*", "*.partial"],
         commit_message=f"{report['method']}, {report['task']}, seed {report['seed']}",
     )
     return commit.commit_url

@@ -228,6 +228,7 @@ class HMGRLModel(HMGRLPreTrainedModel):
         image_features: Tensor | None = None,
         image_mask: Tensor | None = None,
         noise: dict[str, Tensor] | None = None,
+        text_features: Tensor | None = None,
     ) -> HMGRLModelOutput:
         """Encodes samples to representations.
 
@@ -240,11 +241,14 @@ class HMGRLModel(HMGRLPreTrainedModel):
             image_features: Image encoder's states, shape (B, m, d'), instead of pictures.
             image_mask: Samples that have a picture, shape (B,); all if None.
             noise: Noise of the bottleneck to use: "text" (B, n, d), "image" (B, m, d).
+            text_features: Text encoder's states, shape (B, n, d), instead of encoding the texts.
 
         Returns:
             :class:`HMGRLModelOutput`.
         """
-        text = lorentz.wide(self.encode_text(input_ids, attention_mask))
+        if text_features is None:
+            text_features = self.encode_text(input_ids, attention_mask)
+        text = lorentz.wide(text_features)
         image = image_features
         if image is None and pixel_values is not None:
             image = self.encode_image(pixel_values, image_mask)

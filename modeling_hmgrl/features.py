@@ -1,22 +1,17 @@
-"""What a frozen image encoder says of each picture: computed once, kept on disk, memory-mapped.
-
-A cache file holds the states of one set of pictures. Its name is a hash of the pictures' bytes, the
-encoder's weights and the preprocessing, so a file is never stale; it is renamed into place when it
-is complete, so a cut-off one is never read.
-"""
+"""States of frozen encoders: which items a run needs, under which keys, and their batches."""
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from torch import Tensor
-from tqdm.auto import tqdm
+
+from .state_cache import StateCache
 
 
 def image_bytes(image: dict[str, Any]) -> bytes:
@@ -26,99 +21,127 @@ def image_bytes(image: dict[str, Any]) -> bytes:
 
 def image_key(image: dict[str, Any]) -> str:
     """Hash of a picture's bytes."""
-    return hashlib.sha256(image_bytes(image)).hexdigest()
+    if image["bytes"] is None:
+        return _file_key(image["path"])
+    return hashlib.sha256(image["bytes"]).hexdigest()
 
 
-def encoder_key(model: torch.nn.Module, image_processor: Any) -> str:
-    """Hash of an image encoder's weights and of the preprocessing before it."""
-    digest = hashlib.sha256(json.dumps(image_processor.to_dict(), sort_keys=True).encode())
+@cache  # many samples share a picture, and a run reads its files as they are at its start
+def _file_key(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def encoder_key(model: torch.nn.Module, preprocessing: Any) -> str:
+    """Hash of an encoder's weights and of what comes before it.
+
+    Args:
+        model: The encoder.
+        preprocessing: JSON-able description of the preprocessing.
+    """
+    digest = hashlib.sha256(json.dumps(preprocessing, sort_keys=True).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(value.detach().cpu().float().numpy()).data)
-    return digest.hexdigest()
+    return digest.hexdigest()[:32]
 
 
-class ImageFeatures:
-    """Memory-mapped states of an image encoder.
-
-    Args:
-        path: A complete cache file, of shape (pictures, m, d'), half precision.
-        rows: Row of each picture, by :func:`image_key`.
-    """
-
-    def __init__(self, path: Path, rows: dict[str, int]) -> None:
-        self.path, self.rows = path, rows
-        self.states = np.load(path, mmap_mode="r", allow_pickle=False)
-
-    def batch(self, keys: Iterable[str | None]) -> dict[str, Tensor]:
-        """Looks up a batch.
-
-        Args:
-            keys: For each of B samples its picture's key, or None.
-
-        Returns:
-            image_features (B, m, d') in half precision, 0 where absent, and image_mask (B,);
-            nothing if no sample has a picture.
-        """
-        keys = list(keys)
-        present = [index for index, key in enumerate(keys) if key is not None]
-        if not present:
-            return {}
-        states = np.zeros((len(keys), *self.states.shape[1:]), dtype=self.states.dtype)
-        mask = torch.zeros(len(keys), dtype=torch.bool)
-        for index in present:
-            states[index] = self.states[self.rows[keys[index]]]  # type: ignore[index]
-            mask[index] = True
-        return {"image_features": torch.from_numpy(states), "image_mask": mask}
-
-
-def compute_features(
+def image_features(
     model: Any,
     processor: Any,
-    images: dict[str, dict[str, Any]],
+    images: dict[str, Callable[[], dict[str, Any]]],
     directory: str | Path,
     batch_size: int = 32,
     show_progress: bool = True,
-) -> ImageFeatures:
-    """Encodes distinct pictures with the model's image encoder, or finds that done.
+) -> StateCache:
+    """Encodes distinct pictures with the model's image encoder, as far as that is not done.
 
     Args:
         model: A :class:`HMGRLModel` whose image encoder is frozen.
         processor: A :class:`HMGRLProcessor`.
-        images: Undecoded pictures by :func:`image_key`.
-        directory: Folder of cache files.
+        images: For each :func:`image_key` what reads the undecoded picture.
+        directory: Folder of caches.
         batch_size: Pictures encoded at once.
         show_progress: Whether to show a progress bar.
 
     Returns:
-        The features.
+        The cache, which holds all of them.
+
+    Raises:
+        OSError: If the disk has no room.
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    keys = sorted(images)
-    encoder = encoder_key(model.vision_model, processor.image_processor)
-    name = hashlib.sha256("\n".join([encoder, *keys]).encode()).hexdigest()[:32]
-    path = directory / f"{name}.npy"
-    rows = {key: row for row, key in enumerate(keys)}
-    if path.exists():
-        return ImageFeatures(path, rows)
-    partial = directory / f"{name}.{os.getpid()}.partial"
-    starts = range(0, len(keys), batch_size)
-    states: np.memmap | None = None
-    try:
-        for start in tqdm(starts, desc="Encoding pictures", disable=not show_progress):
-            part = keys[start : start + batch_size]
-            pixels = processor.encode_images([images[key] for key in part], len(part))
-            with torch.inference_mode():
-                encoded = model.encode_image(pixels["pixel_values"].to(model.device))
-            encoded = encoded.float().cpu().numpy()
-            if states is None:
-                shape = (len(keys), *encoded.shape[1:])
-                states = open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
-            states[start : start + len(part)] = encoded
-        assert states is not None
-        states.flush()
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return ImageFeatures(path, rows)
+
+    def encode(keys: Sequence[str]) -> Sequence[np.ndarray]:
+        pixels = processor.encode_images([images[key]() for key in keys], len(keys))
+        with torch.inference_mode():
+            states = model.encode_image(pixels["pixel_values"].to(model.device))
+        return list(states.half().cpu().numpy())
+
+    key = encoder_key(model.vision_model, processor.image_processor.to_dict())
+    cache_of_encoder = StateCache(Path(directory) / key)
+    cache_of_encoder.fill(images, encode, batch_size, "Encoding pictures", show_progress)
+    return cache_of_encoder
+
+
+def text_key(ids: Sequence[int]) -> str:
+    """Hash of a text's token ids."""
+    return hashlib.sha256(np.asarray(ids, dtype="<i8").tobytes()).hexdigest()
+
+
+def text_features(
+    model: Any,
+    processor: Any,
+    rows: Iterable[Sequence[int]],
+    directory: str | Path,
+    batch_size: int = 32,
+    show_progress: bool = True,
+) -> StateCache:
+    """Encodes distinct texts with the model's text encoder, as far as that is not done.
+
+    Args:
+        model: A :class:`HMGRLModel` whose text encoder is frozen.
+        processor: A :class:`HMGRLProcessor`.
+        rows: Token ids of each text, special tokens included.
+        directory: Folder of caches.
+        batch_size: Texts encoded at once.
+        show_progress: Whether to show a progress bar.
+
+    Returns:
+        The cache, which holds all of them by :func:`text_key`.
+
+    Raises:
+        OSError: If the disk has no room.
+    """
+    ids_of = {text_key(ids): ids for ids in rows}
+
+    def encode(keys: Sequence[str]) -> list[np.ndarray]:
+        batch = processor.pad([ids_of[key] for key in keys]).to(model.device)
+        with torch.inference_mode():
+            states = model.encode_text(batch["input_ids"], batch["attention_mask"])
+        states = states.half().cpu().numpy()
+        return [row[: len(ids_of[key])] for row, key in zip(states, keys, strict=True)]
+
+    # Padding costs least among texts of like length.
+    ordered = sorted(ids_of, key=lambda key: (len(ids_of[key]), key))
+    key = encoder_key(model.text_model, ["text", model.text_model.config.to_dict()])
+    cache_of_encoder = StateCache(Path(directory) / key)
+    cache_of_encoder.fill(ordered, encode, batch_size, "Encoding texts", show_progress)
+    return cache_of_encoder
+
+
+def read_batch(cache_of_encoder: StateCache, keys: Sequence[str | None]) -> tuple[Tensor, Tensor]:
+    """Reads a batch of items, padded to the longest.
+
+    Args:
+        cache_of_encoder: The cache.
+        keys: Key of each of B items, or None; at least one is not None.
+
+    Returns:
+        States (B, rows, width) in half precision, 0 where absent; and which items are there, (B,).
+    """
+    lengths = [0 if key is None else cache_of_encoder.rows(key) for key in keys]
+    states = np.zeros((len(keys), max(lengths), cache_of_encoder.width or 0), dtype=np.float16)
+    for out, key, length in zip(states, keys, lengths, strict=True):
+        if key is not None:
+            cache_of_encoder.read_into(key, out[:length])
+    return torch.from_numpy(states), torch.tensor([key is not None for key in keys])

@@ -103,7 +103,7 @@ def bottleneck_kl(kl: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return kl.mean()
     per_sample = masked_mean(kl.unsqueeze(-1), mask).squeeze(-1)
-    return per_sample.sum() / mask.any(1).sum().clamp(min=1)
+    return per_sample.sum() / _shared_count(mask.any(1).sum())
 
 
 def contrastive_loss(text: Tensor, image: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -136,6 +136,20 @@ def contrastive_loss(text: Tensor, image: Tensor, mask: Tensor | None = None) ->
     rows = F.cross_entropy(logits, target, reduction="none")
     columns = F.cross_entropy(logits.T, target, reduction="none")
     return (0.5 * (rows + columns) * mask).sum() / mask.sum().clamp(min=1)
+
+
+def _shared_count(count: Tensor) -> Tensor:
+    """Mean of a count over the processes of a distributed run; the count of all is 1 at least.
+
+    Dividing a process's sum by it, and averaging over processes, gives the mean of all samples,
+    whatever number of those that count each process holds.
+    """
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return count.clamp(min=1)
+    total = count.to(torch.get_default_dtype())
+    distributed.all_reduce(total)
+    return total.clamp(min=1) / distributed.get_world_size()
 
 
 def _gathered(x: Tensor) -> Tensor:

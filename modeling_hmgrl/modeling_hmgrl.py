@@ -162,6 +162,7 @@ class HMGRLForZeroShotTyping(HMGRLPreTrainedModel):
         generator_label_attention_mask: Tensor | None = None,
         generator_label_embeddings: Tensor | None = None,
         noise: dict[str, Tensor] | None = None,
+        text_features: Tensor | None = None,
     ) -> ZeroShotTypingOutput:
         """Scores samples against labels and, with ``labels``, computes the loss (eq. 14).
 
@@ -183,6 +184,7 @@ class HMGRLForZeroShotTyping(HMGRLPreTrainedModel):
             generator_label_embeddings: Their encodings, shape (U, d), instead of token ids.
             noise: Noise to use: "text" (B, n, d), "image" (B, m, d), "encode" (B, d_v), "generate"
                 (U, draws, d_v).
+            text_features: Text encoder's states, shape (B, n, d), instead of encoding the texts.
 
         Returns:
             :class:`ZeroShotTypingOutput`.
@@ -198,6 +200,7 @@ class HMGRLForZeroShotTyping(HMGRLPreTrainedModel):
             image_features,
             image_mask,
             noise,
+            text_features,
         )
         if label_embeddings is None:
             if label_input_ids is None:

@@ -1,5 +1,7 @@
 """Optimizer and learning-rate schedule of a run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,7 +55,7 @@ def make_optimizer(model: nn.Module, arguments: HMGRLTrainingArguments) -> torch
         import geoopt  # noqa: PLC0415 - heavy, and needed by this option alone
 
         return geoopt.optim.RiemannianAdam(settings, stabilize=10)
-    return torch.optim.AdamW(settings)
+    return torch.optim.AdamW(settings, fused=True)
 
 
 def make_schedule(
@@ -66,3 +68,49 @@ def make_schedule(
         num_warmup_steps=int(arguments.warmup_ratio * steps),
         num_training_steps=steps,
     )
+
+
+class WeightAverage:
+    """Exponential moving average of the trained weights.
+
+    Args:
+        model: Model.
+        decay: Share of the average that a step keeps, in (0, 1).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.averages = {name: weight.detach().clone() for name, weight in self.weights.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes the weights of a step into the average."""
+        averages: list[torch.Tensor] = list(self.averages.values())
+        weights: list[torch.Tensor] = list(self.weights.values())
+        torch._foreach_lerp_(averages, weights, 1 - self.decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Puts the average in the place of the weights, for as long as the context lasts."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, weight in self.weights.items():
+            kept = weight.clone()
+            weight.copy_(self.averages[name])
+            self.averages[name].copy_(kept)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The averages by name of their weight."""
+        return self.averages
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Restores the averages."""
+        for name, average in self.averages.items():
+            average.copy_(state[name])

@@ -14,7 +14,7 @@ from transformers import (
 from transformers.utils import logging
 
 from .images import open_image
-from .marking import MARKERS, Span, check_spans, mark_texts
+from .marking import MARKERS, MarkedText, Span, check_spans, mark_texts
 
 logger = logging.get_logger(__name__)
 
@@ -167,25 +167,43 @@ class HMGRLProcessor(ProcessorMixin):
         Returns:
             The tensors, and for each text the ranges kept (None for the whole text).
         """
-        room = self.max_length - len(self._prefix) - len(self._suffix)
-        marked = mark_texts(self.tokenizer, texts, spans, room)
-        batch = self._pad([sample.ids for sample in marked], self.max_length)
-        positions = torch.tensor([sample.positions for sample in marked]) + len(self._prefix)
-        tensors = {
-            "input_ids": batch["input_ids"],
-            "attention_mask": batch["attention_mask"],
-            "span_positions": positions,
-        }
-        return tensors, [sample.kept for sample in marked]
+        marked = self.mark(texts, spans)
+        batch = self.pad([sample.ids for sample in marked])
+        batch["span_positions"] = torch.tensor([sample.positions for sample in marked])
+        return dict(batch), [sample.kept for sample in marked]
 
-    def _pad(self, rows: list[list[int]], max_length: int) -> Any:
-        """Puts the special tokens around rows of ids and pads them to one length."""
-        return self.tokenizer.pad(
-            {"input_ids": [self._prefix + row + self._suffix for row in rows]},
-            padding="max_length" if self.pad_to_max_length else True,
-            max_length=max_length if self.pad_to_max_length else None,
-            return_tensors="pt",
-        )
+    def mark(self, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[MarkedText]:
+        """Tokenises texts whose spans were checked, special tokens and markers included."""
+        before = len(self._prefix)
+        room = self.max_length - before - len(self._suffix)
+        return [
+            MarkedText(
+                self._prefix + sample.ids + self._suffix,
+                [(start + before, end + before) for start, end in sample.positions],
+                sample.kept,
+            )
+            for sample in mark_texts(self.tokenizer, texts, spans, room)
+        ]
+
+    def pad(self, rows: Sequence[Sequence[int]], max_length: int | None = None) -> BatchFeature:
+        """Pads rows of token ids to the longest.
+
+        Args:
+            rows: Token ids, special tokens included.
+            max_length: Length to which :attr:`pad_to_max_length` pads; that of texts if None.
+
+        Returns:
+            input_ids and attention_mask, shape (rows, n).
+        """
+        width = max(len(row) for row in rows)
+        if self.pad_to_max_length:
+            width = max(width, self.max_length if max_length is None else max_length)
+        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
+        mask = torch.zeros(len(rows), width, dtype=torch.long)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = torch.as_tensor(row)
+            mask[index, : len(row)] = 1
+        return BatchFeature({"input_ids": ids, "attention_mask": mask})
 
     def encode_images(self, images: Any, count: int) -> dict[str, torch.Tensor]:
         """Encodes pictures, of which some or all may be None; see :meth:`__call__`.
@@ -247,7 +265,8 @@ class HMGRLProcessor(ProcessorMixin):
                 f"{len(cut)} label texts were cut to {self.label_max_length} tokens, among them "
                 f"{cut[0][:80]!r}; a larger label_max_length keeps them whole"
             )
-        batch = self._pad([row[:room] for row in ids], self.label_max_length)
+        rows = [self._prefix + row[:room] + self._suffix for row in ids]
+        batch = self.pad(rows, self.label_max_length)
         return {
             f"{name}_input_ids": batch["input_ids"],
             f"{name}_attention_mask": batch["attention_mask"],

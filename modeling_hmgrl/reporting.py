@@ -3,6 +3,7 @@
 import json
 import platform
 import shlex
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +37,87 @@ def write_json(path: Path, content: Any) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(path)
+
+
+def git_revision() -> str | None:
+    """Revision of the working tree that this package was loaded from, if it is one.
+
+    Returns:
+        The commit, with "+" if files differ from it; None outside of a repository.
+    """
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout.strip()
+
+    try:
+        tracked = git("ls-files", "--error-unmatch", Path(__file__).name)
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", str(folder))
+        return git("rev-parse", "HEAD") + ("+" if tracked and changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def write_run_files(folder: Path, arguments: Any) -> None:
+    """Writes what a run is about to do, before it is done: `run.json`.
+
+    Args:
+        folder: Folder of the run.
+        arguments: Its arguments.
+    """
+    run = {"command": command(), "arguments": arguments.to_dict(), "versions": versions()}
+    write_json(folder / "run.json", run | {"git_revision": git_revision()})
+
+
+def describe_run(
+    method: str,
+    config: Any,
+    arguments: Any,
+    labels: Any,
+    scores: dict[str, Any],
+    **more: Any,
+) -> dict[str, Any]:
+    """Describes a finished run.
+
+    Args:
+        method: Name of the method.
+        config: The model's configuration.
+        arguments: Arguments of the run.
+        labels: Its label sets.
+        scores: Scores by split.
+        **more: What else belongs to it, by name.
+
+    Returns:
+        JSON-able dict, the content of ``report.json``.
+    """
+    encoders = {"text": config.text_config, "vision": config.vision_config}
+    return {
+        "method": method,
+        "task": config.task,
+        "seed": arguments.seed,
+        "gamma": config.calibration_gamma,
+        **scores,
+        "labels": {
+            "seen": list(labels.seen),
+            "validation_unseen": list(labels.validation_unseen),
+            "test_unseen": list(labels.test_unseen),
+            "unseen": [*labels.validation_unseen, *labels.test_unseen],
+            "known_to_generator": list(labels.generator),
+            "texts": labels.texts,
+        },
+        "encoders": {
+            name: None if part is None else Path(part.name_or_path or part.model_type).name
+            for name, part in encoders.items()
+        },
+        "arguments": arguments.to_dict(),
+        "versions": versions(),
+        "git_revision": git_revision(),
+        "command": command(),
+        **more,
+    }
 
 
 def score_table(rows: dict[str, dict[str, Any]]) -> str:

@@ -1,160 +1,64 @@
-"""Training, validation and test of a model that answers the contract of HMGRLForZeroShotTyping."""
+"""Training of a model that answers the contract of HMGRLForZeroShotTyping."""
 
 import math
+import shutil
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
-from torch.utils.data import DataLoader, RandomSampler
+from accelerate import DistributedType
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from .batching import Collator, LabelBalancedSampler
+from .batching import Batches
 from .calibration import best_gamma
-from .features import ImageFeatures, compute_features, image_key
-from .labels import LabelSets
+from .checkpointing import (
+    FREE_ARGUMENTS,
+    Place,
+    last_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from .evaluation import HMGRLEvaluator
 from .metrics import evaluate_scores
-from .optimization import make_optimizer, make_schedule
-from .processing_hmgrl import HMGRLProcessor
-from .reporting import PARTS, command, versions, write_json
-from .training_arguments import HMGRLTrainingArguments
+from .optimization import WeightAverage, make_optimizer, make_schedule
+from .reporting import PARTS, write_json, write_run_files
 
 REPORT_NAME = "report.json"
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
-class HMGRLTrainer:
+@dataclass
+class _Run:
+    """What the epochs of a run share."""
+
+    model: Any
+    optimizer: Any
+    schedule: Any
+    batches: Batches
+    loader: DataLoader[Any]
+    constant: dict[str, torch.Tensor]
+    total: int
+    place: Place
+    first_step: int
+    started: float
+
+
+class HMGRLTrainer(HMGRLEvaluator):
     """Trains a model on accelerate and reports calibrated generalized zero-shot scores.
 
     Each epoch is validated over the seen and the validation-unseen labels; gamma and the best
     checkpoint are chosen there and nowhere else. The best checkpoint lies in ``output_dir`` as soon
-    as there is one, so that an interrupted run leaves a usable model.
+    as there is one, so that an interrupted run leaves a usable model; checkpoints to go on from lie
+    in ``checkpoints`` below it, and ``arguments.resume`` takes up the last one, to the bit.
 
-    Args:
-        model: Model.
-        processor: Processor.
-        arguments: Arguments of the run.
-        labels: Label sets.
-        train: Records with text, spans, image, label (a ClassLabel).
-        validation: Records of seen and validation-unseen labels.
-        test: Records of seen and test-unseen labels; None to leave the test out.
-        data_report: What the report says about the data.
-        method: Name of the method in the report.
+    Its arguments are those of :class:`HMGRLEvaluator`.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        processor: HMGRLProcessor,
-        arguments: HMGRLTrainingArguments,
-        labels: LabelSets,
-        train: Any,
-        validation: Any,
-        test: Any = None,
-        data_report: dict[str, Any] | None = None,
-        method: str = "hmgrl",
-    ) -> None:
-        self.processor, self.arguments, self.labels = processor, arguments, labels
-        self.method, self.data_report = method, data_report or {}
-        self.output_dir = Path(arguments.output_dir)
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        self.accelerator = Accelerator(
-            mixed_precision=arguments.mixed_precision,
-            gradient_accumulation_steps=arguments.gradient_accumulation_steps,
-            log_with=None if arguments.tracker == "none" else arguments.tracker,
-            project_config=ProjectConfiguration(
-                str(self.output_dir), str(self.output_dir / "logs")
-            ),
-        )
-        set_seed(arguments.seed)
-        self.model = model.to(self.accelerator.device)
-        if arguments.gradient_checkpointing:
-            # transformers renamed the method in 5.23
-            name = "activation_checkpointing_enable"
-            enable = getattr(self.model, name, self.model.gradient_checkpointing_enable)
-            enable({"use_reentrant": False})
-        self.use_images = processor.use_images and model.config.vision_config is not None
-        self.splits = {"train": train, "validation": validation, "test": test}
-        self.splits = {name: data for name, data in self.splits.items() if data is not None}
-        self.label_names: list[str] = train.features["label"].names
-        self.features: ImageFeatures | None = None
-        self._prepare_images()
-        self.history: list[dict[str, Any]] = []
-        self._check_labels()
-
-    def _check_labels(self) -> None:
-        for split, data in self.splits.items():
-            present = {self.label_names[label] for label in set(data["label"])}
-            if odd := present - set(self.labels.candidates(split)):
-                raise ValueError(
-                    f"{split}: has samples of {sorted(odd)}, expected labels among "
-                    f"{self.labels.candidates(split)}"
-                )
-
-    def _prepare_images(self) -> None:
-        """Encodes all distinct pictures once if the image encoder is frozen.
-
-        Otherwise pictures stay undecoded in the records and are opened batch by batch; without any
-        picture their column goes, and with it the visual half of the model's work.
-        """
-        from datasets import Image  # noqa: PLC0415 - only to read pictures as bytes
-
-        splits = {
-            name: data.cast_column("image", Image(decode=False))
-            for name, data in self.splits.items()
-        }
-        self.use_images = self.use_images and any(
-            image is not None for data in splits.values() for image in data["image"]
-        )
-        if self.use_images and not self.model.config.freeze_vision:
-            self.splits = splits
-            return
-        if self.use_images:
-            images: dict[str, dict[str, Any]] = {}
-            for name, data in splits.items():
-                keys: list[str | None] = []
-                for image in data["image"]:
-                    keys.append(None if image is None else image_key(image))
-                    if image is not None:
-                        images[str(keys[-1])] = image
-                splits[name] = data.add_column("image_key", keys)
-            with self.accelerator.main_process_first():
-                self.features = compute_features(
-                    getattr(self.model, self.model.base_model_prefix),
-                    self.processor,
-                    images,
-                    self.arguments.feature_dir,
-                    self.arguments.eval_batch_size,
-                    self._shows_progress,
-                )
-        self.splits = {name: data.remove_columns("image") for name, data in splits.items()}
-
-    @property
-    def _shows_progress(self) -> bool:
-        return self.arguments.progress and self.accelerator.is_main_process
-
-    def _loader(self, split: str, training: bool = False) -> Any:
-        """Batches of a split, prepared for the process."""
-        data = self.splits[split]
-        names = self.labels.candidates(split)
-        index = {self.label_names.index(name): place for place, name in enumerate(names)}
-        collator = Collator(self.processor, index, self.features, self.use_images)
-        sampler: Any = None
-        if training and self.arguments.balanced:
-            sampler = LabelBalancedSampler(data["label"], self.arguments.seed)
-        elif training:
-            generator = torch.Generator().manual_seed(self.arguments.seed)
-            sampler = RandomSampler(data, generator=generator)
-        size = self.arguments.batch_size if training else self.arguments.eval_batch_size
-        loader = DataLoader(data, batch_size=size, sampler=sampler, collate_fn=collator)
-        return self.accelerator.prepare_data_loader(loader)
-
-    def _label_inputs(self, labels: Any, name: str = "label") -> dict[str, torch.Tensor]:
-        if not labels:
-            return {}
-        encoded = self.processor.encode_labels(self.labels.texts_of(labels), name)
-        return {key: value.to(self.accelerator.device) for key, value in encoded.items()}
+    average: WeightAverage | None = None
 
     def train(self, extra: dict[str, Any] | None = None) -> dict[str, Any]:
         """Trains, keeps the best checkpoint in ``output_dir``, tests it, writes the report.
@@ -167,62 +71,169 @@ class HMGRLTrainer:
 
         Raises:
             FloatingPointError: If the loss is not finite.
+            OSError: If the folder cannot be written.
+            ValueError: If the run to go on from was another one.
         """
         arguments, accelerator = self.arguments, self.accelerator
-        loader = self._loader("train", training=True)
-        per_epoch = math.ceil(len(loader) / arguments.gradient_accumulation_steps)
-        total = arguments.max_steps or arguments.epochs * per_epoch
-        optimizer = make_optimizer(self.model, arguments)
-        # accelerate steps a schedule once for each process
-        schedule = make_schedule(optimizer, arguments, total * accelerator.num_processes)
-        model, optimizer, schedule = accelerator.prepare(self.model, optimizer, schedule)
-        if arguments.tracker != "none":
-            accelerator.init_trackers("training")
-        constant = {
-            **self._label_inputs(self.labels.seen),
-            **self._label_inputs(self.labels.generator, "generator_label"),
-        }
-        self._describe_in_config()
-        step, epoch, waited = 0, 0, 0
-        best: dict[str, Any] | None = None
-        bar = tqdm(total=total, desc="Training", unit="step", disable=not self._shows_progress)
-        while step < total and (not arguments.patience or waited < arguments.patience):
-            model.train()
-            loader.set_epoch(epoch)
-            for batch in loader:
-                with accelerator.accumulate(model):
-                    with accelerator.autocast():
-                        output = model(**batch, **constant)
-                    accelerator.backward(output.loss)
-                    if accelerator.sync_gradients and arguments.max_grad_norm:
-                        accelerator.clip_grad_norm_(model.parameters(), arguments.max_grad_norm)
-                    optimizer.step()
-                    schedule.step()
-                    optimizer.zero_grad()
-                if not accelerator.sync_gradients:
-                    continue
-                step += 1
-                bar.update()
-                if step % arguments.log_steps == 0 or step == total:
-                    self._log_step(output, schedule, step, bar)
-                if step == total:
-                    break
-            epoch += 1
-            scores = self._validate(epoch, step)
-            if self._shows_progress:
-                bar.write(self._epoch_line(epoch, step, scores))
-            waited += 1
-            if best is None or self._better(scores, best):
-                best, waited = scores, 0
-                self.save(self.output_dir)
+        run = self._start()
+        place = run.place
+        bar = tqdm(
+            total=run.total,
+            initial=place.step,
+            desc="Training",
+            unit="step",
+            disable=not self._shows_progress,
+        )
+        while place.step < run.total:
+            if arguments.patience and place.waited >= arguments.patience:
+                break
+            self._train_epoch(run, bar)
+            place.epoch, place.batch = place.epoch + 1, 0
+            self._end_epoch(run, bar)
+            if arguments.save_epochs and place.epoch % arguments.save_epochs == 0:
+                self._checkpoint(place)
         bar.close()
         accelerator.wait_for_everyone()
         self.load_best()
-        report = self.report({"validation": best}) | (extra or {})
+        report = self.report({"validation": place.best} if place.best else None) | (extra or {})
         if accelerator.is_main_process:
             write_json(self.output_dir / REPORT_NAME, report)
         accelerator.end_training()
         return report
+
+    @torch.no_grad()
+    def _constant_inputs(self) -> dict[str, torch.Tensor]:
+        """The labels of every step: as tokens, or encoded once if the text encoder is frozen."""
+        inputs = {
+            **self._label_inputs(self.labels.seen),
+            **self._label_inputs(self.labels.generator, "generator_label"),
+        }
+        if not self.model.config.freeze_text:
+            return inputs
+        return {
+            f"{name}_embeddings": self.model.encode_labels(
+                inputs[f"{name}_input_ids"], inputs[f"{name}_attention_mask"]
+            )
+            for name in ("label", "generator_label")
+            if f"{name}_input_ids" in inputs
+        }
+
+    def _start(self) -> "_Run":
+        """Prepares all that an epoch needs, and goes back to where a stopped run was."""
+        arguments, accelerator = self.arguments, self.accelerator
+        samples = self.prepared.samples["train"]
+        batches = Batches(
+            samples.labels,
+            samples.lengths,
+            arguments.batch_size,
+            arguments.seed,
+            arguments.balanced,
+            arguments.gradient_accumulation_steps,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        per_epoch = batches.count // arguments.gradient_accumulation_steps
+        total = arguments.max_steps or arguments.epochs * per_epoch
+        constant = self._constant_inputs()
+        model, optimizer, schedule = self._engine(total)
+        if accelerator.is_main_process:
+            write_run_files(self.output_dir, arguments)
+        if arguments.tracker != "none":
+            accelerator.init_trackers("training")
+        self._describe_in_config()
+        place = self._resumed() or Place()
+        return _Run(
+            model, optimizer, schedule, batches, self._loader("train", batches), constant, total,
+            place, place.step, time.perf_counter(),
+        )  # fmt: skip
+
+    def _train_epoch(self, run: "_Run", bar: Any) -> None:
+        arguments, accelerator, place = self.arguments, self.accelerator, run.place
+        run.model.train()
+        run.batches.start_at(place.epoch, place.batch)
+        for batch in self._on_device(run.loader):
+            place.batch += 1
+            with accelerator.accumulate(run.model):
+                with accelerator.autocast():
+                    output = run.model(**batch, **run.constant)
+                accelerator.backward(output.loss)
+                if accelerator.sync_gradients and arguments.max_grad_norm:
+                    accelerator.clip_grad_norm_(run.model.parameters(), arguments.max_grad_norm)
+                run.optimizer.step()
+                run.schedule.step()
+                run.optimizer.zero_grad()
+            if not accelerator.sync_gradients:
+                continue
+            place.step += 1
+            if self.average is not None:
+                self.average.update()
+            bar.update()
+            if place.step % arguments.log_steps == 0 or place.step == run.total:
+                self._log_step(output, run, bar)
+            if place.step == run.total:
+                break
+            if arguments.save_steps and place.step % arguments.save_steps == 0:
+                self._checkpoint(place)
+
+    def _end_epoch(self, run: "_Run", bar: Any) -> None:
+        """Validates, and keeps the weights if they are the best so far."""
+        place = run.place
+        with nullcontext() if self.average is None else self.average.applied():
+            scores = self._validate(place)
+            if self._shows_progress:
+                bar.write(self._epoch_line(place, scores))
+            place.waited += 1
+            if place.best is None or self._better(scores, place.best):
+                place.best, place.waited = scores, 0
+                self.save(self.output_dir, run.model)
+
+    def _engine(self, total: int) -> tuple[Any, Any, Any]:
+        """Model, optimizer and schedule as the engine wants them."""
+        arguments, accelerator = self.arguments, self.accelerator
+        if accelerator.distributed_type == DistributedType.DEEPSPEED:
+            # It would take the size from a loader, and the loader is not its business here.
+            plugin = accelerator.state.deepspeed_plugin.deepspeed_config
+            plugin["train_micro_batch_size_per_gpu"] = arguments.batch_size
+        if arguments.compile:
+            self.model.compile(dynamic=True)
+        optimizer = make_optimizer(self.model, arguments)
+        # accelerate steps a schedule once for each process
+        schedule = make_schedule(optimizer, arguments, total * accelerator.num_processes)
+        if arguments.ema_decay:
+            if accelerator.distributed_type in _SHARDED:
+                raise ValueError("ema_decay: expected 0 where an engine shards the weights")
+            self.average = WeightAverage(self.model, arguments.ema_decay)
+        return accelerator.prepare(self.model, optimizer, schedule)
+
+    def _fixed(self) -> dict[str, Any]:
+        """What a run that goes on must have in common with the one that stopped."""
+        fixed = self.arguments.to_dict()
+        fixed = {name: value for name, value in fixed.items() if name not in FREE_ARGUMENTS}
+        return fixed | {
+            "processes": self.accelerator.num_processes,
+            "training samples": len(self.prepared.samples["train"]),
+            "seen labels": list(self.labels.seen),
+            "generator labels": list(self.labels.generator),
+        }
+
+    def _checkpoint(self, place: Place) -> None:
+        averages = None if self.average is None else self.average.state_dict()
+        limit = self.arguments.save_total_limit
+        state = {**asdict(place), "history": self.history, "fixed": self._fixed()}
+        save_checkpoint(self.accelerator, self.output_dir, state, limit, averages)
+
+    def _resumed(self) -> Place | None:
+        """Restores the last checkpoint and returns the place in the run, if that is wanted."""
+        folder = last_checkpoint(self.output_dir) if self.arguments.resume else None
+        if folder is None:
+            return None
+        state, averages = load_checkpoint(self.accelerator, folder, self._fixed())
+        if self.average is not None:
+            self.average.load_state_dict(averages)
+        self.history = state["history"]
+        if self._shows_progress:
+            print(f"Going on from {folder}")
+        return Place(**{field.name: state[field.name] for field in fields(Place)})
 
     def _describe_in_config(self) -> None:
         """Writes into the config what a loaded model must know about its labels."""
@@ -231,19 +242,25 @@ class HMGRLTrainer:
         config.generator_labels = list(self.labels.generator)
         config.label_texts = dict(self.labels.texts) or None
 
-    def _log_step(self, output: Any, schedule: Any, step: int, bar: Any) -> None:
+    def _log_step(self, output: Any, run: "_Run", bar: Any) -> None:
+        step = run.place.step
         terms = {name: value.detach().item() for name, value in output.loss_terms.items()}
         loss = output.loss.detach().item()
         if not math.isfinite(loss):
             raise FloatingPointError(f"step {step}: the loss is {loss}; its terms are {terms}")
+        arguments = self.arguments
+        size = arguments.batch_size * arguments.gradient_accumulation_steps
+        size *= self.accelerator.num_processes
+        rate = size * (step - run.first_step) / (time.perf_counter() - run.started)
         shown = {"loss": f"{loss:.3f}"} | {name[:5]: f"{v:.3f}" for name, v in terms.items()}
-        bar.set_postfix(shown, refresh=False)
-        rates = schedule.get_last_lr()
+        bar.set_postfix(shown | {"samples/s": f"{rate:.1f}"}, refresh=False)
+        rates = run.schedule.get_last_lr()
         logged = {"loss": loss, "learning_rate": min(rates), "head_learning_rate": max(rates)}
+        logged |= {"samples_per_second": rate}
         logged |= {f"loss/{name}": value for name, value in terms.items()}
         self.accelerator.log({f"train/{name}": value for name, value in logged.items()}, step=step)
 
-    def _validate(self, epoch: int, step: int) -> dict[str, Any]:
+    def _validate(self, place: Place) -> dict[str, Any]:
         """Chooses gamma on validation, sets it in the config and returns the scores."""
         scores, truth = self.scores("validation")
         mask = self.labels.seen_mask("validation")
@@ -251,120 +268,61 @@ class HMGRLTrainer:
         self.model.config.calibration_gamma = gamma
         result = evaluate_scores(scores, truth, mask, gamma, self.labels.candidates("validation"))
         summary = {part: result[part] for part in PARTS}
-        self.history.append({"epoch": epoch, "step": step, "gamma": gamma, **summary})
+        done = {"epoch": place.epoch, "step": place.step, "gamma": gamma}
+        self.history.append({**done, **summary})
         flat = {f"validation/{p}_{k}": v for p, part in summary.items() for k, v in part.items()}
         flat |= {"validation/ausuc": result["ausuc"], "validation/gamma": gamma}
-        self.accelerator.log(flat, step=step)
+        self.accelerator.log(flat, step=place.step)
         return result
 
     def _better(self, scores: dict[str, Any], best: dict[str, Any]) -> bool:
         metric = self.arguments.metric
         return scores["overall"][metric] > best["overall"][metric]
 
-    def _epoch_line(self, epoch: int, step: int, scores: dict[str, Any]) -> str:
+    def _epoch_line(self, place: Place, scores: dict[str, Any]) -> str:
         parts = [
             f"{name} {100 * scores[name]['accuracy']:.1f}/{100 * scores[name]['f1']:.1f}"
             for name in PARTS
         ]
         return (
-            f"epoch {epoch}, step {step}: validation accuracy/F1 {', '.join(parts)}, "
+            f"epoch {place.epoch}, step {place.step}: validation accuracy/F1 {', '.join(parts)}, "
             f"AUSUC {100 * scores['ausuc']:.1f}, gamma {scores['gamma']:.3f}"
         )
 
-    @torch.no_grad()
-    def scores(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Scores a split over its candidate labels, without calibration.
+    def save(self, folder: str | Path, engine: Any = None) -> None:
+        """Saves model and processor (safetensors and JSON); a file is replaced when it is complete.
 
         Args:
-            split: "train", "validation" or "test".
+            folder: The folder.
+            engine: The model as accelerate prepared it, where an engine shards its weights; all
+                processes call this then.
 
-        Returns:
-            Scores (N, K) in float32 and indices of the true labels (N,), in the order of the split.
+        Raises:
+            OSError: If it cannot be written. What lay there before is still there.
         """
-        self.model.eval()
-        accelerator = self.accelerator
-        with accelerator.autocast():
-            inputs = self._label_inputs(self.labels.candidates(split))
-            labels = self.model.encode_labels(
-                inputs["label_input_ids"], inputs["label_attention_mask"]
-            )
-        parts, truths = [], []
-        loader = self._loader(split)
-        for batch in tqdm(
-            loader, desc=f"Scoring {split}", leave=False, disable=not self._shows_progress
-        ):
-            truth = batch.pop("labels")
-            with accelerator.autocast():
-                logits = self.model(**batch, label_embeddings=labels).logits
-            logits, truth = accelerator.gather_for_metrics((logits, truth))
-            parts.append(logits.float().cpu())
-            truths.append(truth.cpu())
-        return torch.cat(parts).numpy(), torch.cat(truths).numpy()
-
-    def evaluate(self, split: str) -> dict[str, Any]:
-        """Evaluates a split with the gamma of the config.
-
-        Returns:
-            Scores as of :func:`metrics.evaluate_scores`.
-        """
-        scores, truth = self.scores(split)
-        names, mask = self.labels.candidates(split), self.labels.seen_mask(split)
-        gamma = self.model.config.calibration_gamma
-        return evaluate_scores(scores, truth, mask, gamma, names)
-
-    def save(self, folder: str | Path) -> None:
-        """Saves model and processor (safetensors and JSON); on the main process alone."""
-        if self.accelerator.is_main_process:
-            self.model.save_pretrained(folder)
-            self.processor.save_pretrained(folder)
+        state = None
+        if engine is not None and self.accelerator.distributed_type in _SHARDED:
+            state = self.accelerator.get_state_dict(engine)
+        if not self.accelerator.is_main_process:
+            return
+        folder = Path(folder)
+        partial = folder / ".partial"
+        try:
+            self.model.save_pretrained(partial, state_dict=state)
+            self.processor.save_pretrained(partial)
+            for path in sorted(partial.iterdir()):
+                path.replace(folder / path.name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
     def load_best(self) -> None:
         """Loads weights and gamma of the best checkpoint, which lies in ``output_dir``."""
         best = type(self.model).from_pretrained(self.output_dir)
+        if self.accelerator.distributed_type in _SHARDED:
+            self.model = best.to(self.accelerator.device)  # whole again, in each process
+            return
         self.model.load_state_dict(best.state_dict())
         self.model.config.calibration_gamma = best.config.calibration_gamma
-
-    def report(self, known: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Evaluates validation and test and describes the run.
-
-        Args:
-            known: Scores of splits that were evaluated with these weights and gamma already.
-
-        Returns:
-            JSON-able dict, the content of ``report.json``.
-        """
-        config = self.model.config
-        encoders = {"text": config.text_config, "vision": config.vision_config}
-        report: dict[str, Any] = {
-            "method": self.method,
-            "task": config.task,
-            "seed": self.arguments.seed,
-            "gamma": config.calibration_gamma,
-        }
-        for split in ("validation", "test"):
-            if split in self.splits:
-                report[split] = (known or {}).get(split) or self.evaluate(split)
-        return report | {
-            "labels": {
-                "seen": list(self.labels.seen),
-                "validation_unseen": list(self.labels.validation_unseen),
-                "test_unseen": list(self.labels.test_unseen),
-                "unseen": [*self.labels.validation_unseen, *self.labels.test_unseen],
-                "known_to_generator": list(self.labels.generator),
-                "texts": self.labels.texts,
-            },
-            "data": self.data_report,
-            "images_used": self.use_images,
-            "encoders": {
-                name: None if part is None else Path(part.name_or_path or part.model_type).name
-                for name, part in encoders.items()
-            },
-            "arguments": self.arguments.to_dict(),
-            "history": self.history,
-            "versions": versions(),
-            "command": command(),
-            "processes": self.accelerator.num_processes,
-        }
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Pushes the model, the processor, the report and a model card to the Hub.

@@ -33,6 +33,13 @@ class HMGRLTrainingArguments:
         tracker: Any tracker that accelerate knows by name, or "none".
         feature_dir: Folder where states of a frozen image encoder are kept.
         progress: Whether to show progress bars.
+        compile: Whether torch.compile makes the model's code; the first steps are slow then.
+        ema_decay: Decay of an average of the weights that is evaluated and kept in their place; 0
+            for none.
+        save_epochs: Epochs between two checkpoints to go on from; 0 for none.
+        save_steps: Optimizer steps between two more such checkpoints; 0 for none.
+        save_total_limit: Checkpoints kept; 0 for all.
+        resume: Whether to go on from the last checkpoint in ``output_dir``, if there is one.
     """
 
     output_dir: str
@@ -57,19 +64,29 @@ class HMGRLTrainingArguments:
     tracker: str = "tensorboard"
     feature_dir: str = ".cache/image_features"
     progress: bool = True
+    compile: bool = False
+    ema_decay: float = 0.0
+    save_epochs: int = 1
+    save_steps: int = 0
+    save_total_limit: int = 1
+    resume: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected 1 or more")
-        for name in ("max_steps", "weight_decay", "max_grad_norm", "patience"):
+        for name in (
+            "max_steps", "weight_decay", "max_grad_norm", "patience", "save_epochs", "save_steps",
+            "save_total_limit",
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 or more")
         for name in ("learning_rate", "head_learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive number")
-        if not 0 <= self.warmup_ratio < 1:
-            raise ValueError(f"warmup_ratio: got {self.warmup_ratio}, expected a number in [0, 1)")
+        for name in ("warmup_ratio", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a number in [0, 1)")
 
     @staticmethod
     def paper(task: str) -> dict[str, Any]:

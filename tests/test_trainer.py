@@ -15,7 +15,6 @@ from modeling_hmgrl import (
     HMGRLTrainingArguments,
 )
 from modeling_hmgrl.baselines import label_similarity, majority
-from modeling_hmgrl.batching import LabelBalancedSampler
 from modeling_hmgrl.card import make_card
 from modeling_hmgrl.labels import LabelSets
 
@@ -145,20 +144,6 @@ def test_samples_of_a_label_out_of_place_are_refused(tmp_path):
             tiny_model(), tiny_processor(), HMGRLTrainingArguments(str(tmp_path), tracker="none"),
             tiny_label_sets(), data["validation"], data["validation"],
         )  # fmt: skip
-
-
-def test_balanced_sampler():
-    labels = [0] * 90 + [1] * 9 + [2]
-    sampler = LabelBalancedSampler(labels, seed=3)
-    drawn = [labels[i] for i in sampler]
-    assert len(drawn) == 100
-    assert max(drawn.count(k) for k in range(3)) - min(drawn.count(k) for k in range(3)) <= 1
-    rare = [i for i in sampler if labels[i] == 1][:9]
-    assert len(set(rare)) == 9, "no sample twice before all were drawn"
-    assert list(sampler) == list(LabelBalancedSampler(labels, seed=3))
-    first = list(sampler)
-    sampler.set_epoch(1)
-    assert list(sampler) != first
 
 
 def test_references_and_card(finished):
