@@ -218,10 +218,13 @@ def load_gzs_seeds(
         What `load_gzs` returns, by seed.
 
     Raises:
+        TypeError: If a single seed is given too.
         ValueError: As `load_gzs`; also if a seed is given twice or none is.
         RecordError: As `load_gzs`.
         FileNotFoundError: As `load_gzs`.
     """
+    if "seed" in choices:
+        raise TypeError(f"seed: not wanted beside seeds, got {choices['seed']!r}")
     wanted = list(seeds)
     if not wanted or len(set(wanted)) < len(wanted):
         raise ValueError(f"seeds: expected distinct whole numbers, at least one, got {wanted}")

@@ -140,6 +140,16 @@ def _decode(raw: bytes, place: Place, start: int) -> Iterator[tuple[Place, str |
         yield place, line
 
 
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the object of these fields; Python's own reader would keep the last of two."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"the field(s) {twice} more than once")
+    return values
+
+
 def read_json(folder: str, name: str) -> dict[str, Any] | None:
     """Returns the content of a JSON file, or None if there is no such file."""
     path = Path(folder) / name
@@ -149,11 +159,26 @@ def read_json(folder: str, name: str) -> dict[str, Any] | None:
     return values
 
 
-def write_json(folder: str, name: str, values: Mapping[str, Any]) -> None:
-    """Writes a JSON file that is never seen half-written."""
-    path = Path(folder) / name
-    part = path.with_name(f"{name}.{os.getpid()}.part")
-    part.write_text(json.dumps(values, indent=2), encoding="utf-8")
+def write_json(
+    folder: str | Path, name: str, values: Mapping[str, Any], ensure_ascii: bool = True
+) -> None:
+    """Writes a JSON file that is never seen half-written.
+
+    Args:
+        folder: A folder that exists.
+        name: Name of the file.
+        values: What it shall hold.
+        ensure_ascii: Write other characters as escapes, or as they are.
+    """
+    text = json.dumps(values, indent=2, ensure_ascii=ensure_ascii)
+    # Half a surrogate pair (a file's name may hold one) has no UTF-8, but JSON knows this escape.
+    write_whole(Path(folder) / name, text.encode("utf-8", "backslashreplace"))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that is never seen half-written."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_bytes(content)
     part.replace(path)
 
 

@@ -152,9 +152,8 @@ def _record(
         place,
         task="relation",
     )
-    (a, b), (c, d) = record.spans
-    if max(a, c) < min(b, d):
-        notes.append(("head and tail overlap", f"{text[a:b]!r} and {text[c:d]!r}"))
+    if record.overlap:
+        notes.append(("head and tail overlap", record.overlap))
     if relation == NO_RELATION:
         report.leave_out(f"relation {NO_RELATION!r}", place, "stands for no relation")
         return None

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import datasets
 
 from .corpus import DataReport
+from .files import without_repeats
 from .label_texts import LabelText
 from .overlap import GroupBy
 from .protocol import WIKIDIVERSE_PARTITIONS, ClassPartition, even_counts, random_partition
@@ -180,8 +181,9 @@ def _descriptions(given: object) -> dict[str, str]:
             )
         where = str(path)
         try:
-            given = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            text = path.read_text(encoding="utf-8")
+            given = json.loads(text, object_pairs_hook=without_repeats)
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: expected a JSON object in UTF-8, got: {error}") from None
     if not isinstance(given, Mapping) or not all(
         isinstance(text, str) and text.strip() for pair in given.items() for text in pair

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .schema import Place, RecordError, check_image_name, show
 
@@ -97,6 +97,8 @@ def picture_problem(source: Path | bytes) -> str | None:
             with _open(source) as picture:
                 picture.draft(None, (max(1, width // 8), max(1, height // 8)))
                 picture.load()
+    except UnidentifiedImageError:  # its own text names a file object by its address
+        return f"UnidentifiedImageError: expected one of {', '.join(PICTURE_FORMATS)}"
     except Exception as error:  # a damaged file makes Pillow's decoders raise anything at all
         return f"{type(error).__name__}: {error}"[:200]
     return None
@@ -118,13 +120,12 @@ def picture_state(
         pictures: Pictures that are not files of the folder, by name.
 
     Returns:
-        `"found"`, `"missing"` or `"unreadable"`, and the reason of the last.
+        `"found"`, `"missing"` (also if it has no bytes in memory) or `"unreadable"`, and the reason
+        of the last.
     """
-    if name in pictures:
-        problem = picture_problem(pictures[name])
-        return ("unreadable", problem) if problem else ("found", "")
-    if root is None:
-        return "missing", ""
+    if name in pictures or root is None:
+        content = pictures.get(name)
+        return _judged(content) if content else ("missing", "")
     path = root / name
     try:
         if not path.exists():
@@ -133,7 +134,11 @@ def picture_state(
             return "unreadable", "not a regular file"
     except OSError as error:  # a name longer than the file system allows
         return "unreadable", f"{type(error).__name__}: {error.strerror}"
-    problem = picture_problem(path)
+    return _judged(path)
+
+
+def _judged(source: Path | bytes) -> tuple[PictureState, str]:
+    problem = picture_problem(source)
     return ("unreadable", problem) if problem else ("found", "")
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -269,25 +269,11 @@ def split_groups(
 
     # Rare labels first: they have the least choice.
     for label in sorted(partition.seen, key=lambda name: (totals[name], name)):
-        placed = Counter(
-            {
-                s: sum(labels_of_group[g][label] for g, t in split_of_group.items() if t == s)
-                for s in SPLITS
-            }
-        )
-        open_groups = [
-            g for g in shuffled if g not in split_of_group and label in labels_of_group[g]
-        ]
-        for split, size in zip(SPLITS, seen_sizes(totals[label]), strict=True):
-            others = [s for s in SPLITS if s != split]
-            open_groups.sort(key=lambda g: losses[g][split] - min(losses[g][s] for s in others))
-            later = SPLITS[SPLITS.index(split) + 1 :]
-            while open_groups and (placed[split] < size or split == "test"):
-                if placed[split] and len(open_groups) <= sum(not placed[s] for s in later):
-                    break
-                group = open_groups.pop(0)
-                split_of_group[group] = split
-                placed[split] += labels_of_group[group][label]
+        _place_seen(label, shuffled, labels_of_group, losses, split_of_group)
+    homes: dict[str, Split] = dict.fromkeys(partition.validation_unseen, "validation")
+    homes |= dict.fromkeys(partition.test_unseen, "test")
+    for label in sorted(homes, key=lambda name: (totals[name], name)):
+        _place_unseen(label, homes[label], shuffled, labels_of_group, losses, split_of_group)
     for group in shuffled:
         if group not in split_of_group:
             loss = losses[group]
@@ -299,6 +285,51 @@ def split_groups(
         assignment.append(place if place is not None and label in wanted[place] else None)
     _check_coverage(labels_of_samples, assignment, partition)
     return assignment
+
+
+_Losses = Mapping[int, Mapping[Split, int]]
+
+
+def _place_seen(
+    label: str,
+    groups: Sequence[int],
+    labels_of_group: Mapping[int, Counter[str]],
+    losses: _Losses,
+    split_of_group: dict[int, Split],
+) -> None:
+    """Gives the open groups of a seen label to the splits, near the protocol's shares."""
+    holders = [group for group in groups if label in labels_of_group[group]]
+    placed: Counter[str] = Counter()
+    for group in holders:
+        if group in split_of_group:
+            placed[split_of_group[group]] += labels_of_group[group][label]
+    open_groups = [group for group in holders if group not in split_of_group]
+    total = sum(labels_of_group[group][label] for group in holders)
+    for split, size in zip(SPLITS, seen_sizes(total), strict=True):
+        others = [s for s in SPLITS if s != split]
+        open_groups.sort(key=lambda g: losses[g][split] - min(losses[g][s] for s in others))
+        later = SPLITS[SPLITS.index(split) + 1 :]
+        while open_groups and (placed[split] < size or split == "test"):
+            if placed[split] and len(open_groups) <= sum(not placed[s] for s in later):
+                break
+            group = open_groups.pop(0)
+            split_of_group[group] = split
+            placed[split] += labels_of_group[group][label]
+
+
+def _place_unseen(
+    label: str,
+    home: Split,
+    groups: Sequence[int],
+    labels_of_group: Mapping[int, Counter[str]],
+    losses: _Losses,
+    split_of_group: dict[int, Split],
+) -> None:
+    """Gives one group to the split of an unseen label that has none there yet."""
+    holders = [group for group in groups if label in labels_of_group[group]]
+    open_groups = [group for group in holders if group not in split_of_group]
+    if open_groups and all(split_of_group.get(group) != home for group in holders):
+        split_of_group[min(open_groups, key=lambda group: losses[group][home])] = home
 
 
 def _check_coverage(

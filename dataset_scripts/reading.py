@@ -123,6 +123,11 @@ def divide(reading: Reading, options: SourceOptions) -> Division:
     corpus = reading.corpus
     report = copy.deepcopy(corpus.report)  # the corpus serves other seeds too
     labels = [record.label for record in corpus.records]
+    if not labels:
+        raise ValueError(
+            f"{reading.source}: of {report.records_in} records {report.records_left_out} were left "
+            f"out ({', '.join(report.left_out) or 'no reason'}) and none remains"
+        )
     partition = corpus.partition or options.partition(frozenset(labels))
     label_texts = texts_of_labels(
         partition.labels, options.label_text, reading.source, options.descriptions

@@ -61,13 +61,15 @@ def image_files(options: SourceOptions) -> Iterable[Path]:
     """
     table, root = _table(options, "Looking for pictures in")
     names: set[str] = set()
-    if root is None:
-        return
     # What is wrong with a row or a file is said by read(), not here.
     with suppress(RecordError):
         for place, name in table.image_names():
-            if isinstance(name, str) and name not in names:
-                names.add(name)
+            if not isinstance(name, str) or name in names:
+                continue
+            names.add(name)
+            if options.dataset is not None and Path(name).is_absolute():
+                yield Path(name)
+            elif root is not None:
                 with suppress(RecordError):
                     yield picture_path(name, root, place)
 
@@ -120,6 +122,8 @@ def read(options: SourceOptions) -> Corpus:
             continue
         for name in sorted(set(values) - set(FIELDS)):
             report.note(f"unknown field {name!r}", place, "not used")
+        if common := record.overlap:
+            report.note("head and tail overlap", place, common)
         task = record.task
         line_of_id[record.id] = place.line
         records.append(record)

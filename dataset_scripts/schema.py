@@ -96,6 +96,16 @@ class Record:
         """The task that the number of spans stands for."""
         return "typing" if len(self.spans) == 1 else "relation"
 
+    @property
+    def overlap(self) -> str | None:
+        """Head and tail in words if they share characters, which is no fault, else None."""
+        if len(self.spans) == 1:
+            return None
+        (a, b), (c, d) = self.spans
+        if max(a, c) >= min(b, d):
+            return None
+        return f"{self.text[a:b]!r} and {self.text[c:d]!r}"
+
 
 def show(value: object) -> str:
     """Returns a value as an error message shows it: its type, and its start if it is long."""

@@ -17,9 +17,10 @@ from typing import Any, Protocol
 
 import datasets
 import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 from pyarrow import parquet
 
-from .files import raw_lines, read_lines
+from .files import raw_lines, read_lines, without_repeats
 from .schema import FIELDS, Place, RecordError, show
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -85,11 +86,16 @@ def open_dataset(dataset: datasets.Dataset, purpose: str = "Reading") -> Table:
     arrow = dataset.with_format("arrow")
 
     def batches(first: int, column: str | None = None) -> Iterator[pa.Table]:
-        columns = arrow if column is None else arrow.select_columns(column.partition(".")[0])
+        if column == "image.path":  # without the bytes beside it, which rows would copy
+            paths = pc.struct_field(dataset.data.column("image"), "path")
+            rows = dataset._indices
+            yield pa.table({"image": paths if rows is None else paths.take(rows.column(0))})
+            return
+        columns = arrow if column is None else arrow.select_columns(column)
         for start in range(first, len(columns), _BATCH_ROWS):
             yield columns[start : start + _BATCH_ROWS]
 
-    return _arrow_table("dataset", dataset.features, len(dataset), batches, purpose)
+    return _arrow_table("dataset", dataset.features, len(dataset), batches, purpose, local=True)
 
 
 def _line_table(name: str, rows: Callable[[], Rows]) -> Table:
@@ -107,22 +113,12 @@ def _json_rows(path: Path, purpose: str) -> Rows:
             yield place, line
             continue
         try:
-            yield place, json.loads(line, object_pairs_hook=_without_repeats)
+            yield place, json.loads(line, object_pairs_hook=without_repeats)
         except json.JSONDecodeError as error:
             found = f"{error.msg} at character {error.pos} of {show(line)}"
             yield place, RecordError(place, "(line)", "one JSON object", found, "not JSON")
         except (ValueError, RecursionError) as error:
             yield place, RecordError(place, "(line)", "one JSON object", str(error), "not JSON")
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns the object of these fields; Python's own reader would keep the last of two."""
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"the field(s) {twice} more than once")
-    return values
 
 
 def _csv_rows(path: Path, purpose: str) -> Rows:
@@ -139,6 +135,7 @@ def _csv_rows(path: Path, purpose: str) -> Rows:
     # Only lines are bounded above; a cell may have many.
     csv.field_size_limit(MAX_LINE_BYTES)
     reader = csv.reader(lines(), strict=True)
+    first = 1
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_header(header, Place(path.name, 1))
@@ -148,8 +145,9 @@ def _csv_rows(path: Path, purpose: str) -> Rows:
             if cells:  # a blank line has none
                 yield place, _csv_record(header, cells, place)
     except csv.Error as error:
-        place = Place(path.name, reader.line_num)
-        raise RecordError(place, "(line)", "CSV", str(error), "not CSV") from None
+        # A quote left open runs to the end of the file; what is wrong is where it began.
+        found = f"{error} in line {reader.line_num}"
+        raise RecordError(Place(path.name, first), "(line)", "CSV", found, "not CSV") from None
 
 
 def _check_header(header: list[str], place: Place) -> None:
@@ -179,7 +177,7 @@ def _csv_record(header: list[str], cells: list[str], place: Place) -> dict[str, 
             continue
         try:
             parsed[name] = json.loads(written)
-        except ValueError:
+        except (ValueError, RecursionError):
             expected = "[[start, end]] in JSON" if name == "spans" else "a list in JSON"
             return RecordError(place, name, expected, show(written), "not JSON")
     return values | parsed
@@ -189,11 +187,16 @@ def _parquet(path: Path) -> tuple[datasets.Features, int, Batches]:
     """Opens a Parquet file: its columns, its number of rows, and its rows from any on."""
     try:
         with parquet.ParquetFile(path) as file:
-            features = datasets.Features.from_arrow_schema(file.schema_arrow)
+            schema = file.schema_arrow
             metadata = file.metadata
             sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise ValueError(f"{path}: expected a Parquet file, got: {error}") from None
+        if len(set(schema.names)) < len(schema.names):
+            raise ValueError(f"columns repeated: {show(schema.names)}")
+        used = [schema.field(name) for name in schema.names if name in FIELDS]
+        features = datasets.Features.from_arrow_schema(pa.schema(used, schema.metadata))
+    except Exception as error:  # what the file says of its columns makes `datasets` raise anything
+        found = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path}: expected a Parquet file, got: {found}") from None
 
     def batches(first: int, column: str | None = None) -> Iterator[pa.Table]:
         columns = None if column is None else [column]
@@ -203,10 +206,14 @@ def _parquet(path: Path) -> tuple[datasets.Features, int, Batches]:
                 skipped += sizes[group]
                 group += 1
             groups = range(group, len(sizes))
-            for batch in file.iter_batches(_BATCH_ROWS, list(groups), columns):
-                if skipped + len(batch) > first:
-                    yield pa.Table.from_batches([batch]).slice(max(0, first - skipped))
-                skipped += len(batch)
+            try:
+                for batch in file.iter_batches(_BATCH_ROWS, list(groups), columns):
+                    if skipped + len(batch) > first:
+                        yield pa.Table.from_batches([batch]).slice(max(0, first - skipped))
+                    skipped += len(batch)
+            except (pa.ArrowException, OSError) as error:
+                found = f"{error} after row {skipped}"
+                raise ValueError(f"{path}: expected a Parquet file, got: {found}") from None
 
     return features, sum(sizes), batches
 
@@ -217,28 +224,44 @@ def _arrow_table(
     length: int,
     batches: Batches,
     purpose: str,
+    local: bool = False,
 ) -> Table:
-    """Returns the table of columns in Arrow; a `ClassLabel` gives names, an `Image` bytes."""
+    """Returns the table of columns in Arrow; a `ClassLabel` gives names, an `Image` bytes.
+
+    Only if it is `local`, made on this machine, are pictures opened that it names by absolute path.
+    """
     pictures = _Pictures(batches)
 
     def rows() -> Rows:
         number = 0
         with datasets.utils.tqdm(total=length, desc=f"{purpose} {name}", unit=" rows") as progress:
             for table in batches(0):
-                for values in table.to_pylist():
+                # Of other columns only the names are told; their values may be none of Python's.
+                others = dict.fromkeys(set(table.column_names) - set(FIELDS))
+                for values in _rows_of(table.drop_columns(list(others))):
                     number += 1
                     place = Place(name, number, "row")
-                    yield place, _arrow_record(values, features, pictures, place)
+                    if isinstance(values, dict):
+                        record = _arrow_record(values, features, pictures, place, local)
+                        yield place, record if isinstance(record, RecordError) else record | others
+                    else:
+                        column, found = values
+                        yield place, RecordError(place, column, "UTF-8", found, "not UTF-8")
                 progress.update(len(table))
 
     def image_names() -> Iterator[tuple[Place, object]]:
-        kind = features.arrow_schema.field("image").type if "image" in features else None
-        if kind is None or not (pa.types.is_string(kind) or pa.types.is_struct(kind)):
+        kind = features.arrow_schema.field("image").type if "image" in features else pa.null()
+        if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
+            column = "image.path"
+        elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            column = "image"
+        else:
             return
         number = 0
-        for table in batches(0, "image.path" if pa.types.is_struct(kind) else "image"):
-            for value in table.column("image").to_pylist():
+        for table in batches(0, column):
+            for values in _rows_of(table):
                 number += 1
+                value = values["image"] if isinstance(values, dict) else None
                 yield (
                     Place(name, number, "row"),
                     value["path"] if isinstance(value, dict) else value,
@@ -247,9 +270,37 @@ def _arrow_table(
     return Table(name, rows, image_names, pictures)
 
 
+def _rows_of(table: pa.Table) -> Iterator[dict[str, Any] | tuple[str, str]]:
+    """Yields the rows, or the column of one that is not UTF-8 and what stands there.
+
+    Arrow takes any bytes for a string and only looks at them when Python asks for it.
+    """
+    try:
+        yield from table.to_pylist()
+        return
+    except UnicodeDecodeError:
+        pass
+    for row in range(len(table)):
+        values: dict[str, Any] = {}
+        for name in table.column_names:
+            try:
+                values[name] = table.column(name)[row].as_py()
+            except UnicodeDecodeError as error:
+                yield name, f"byte 0x{error.object[error.start]:02x} in {show(error.object)}"
+                break
+        else:
+            yield values
+
+
 def _arrow_record(
-    values: dict[str, Any], features: datasets.Features, pictures: _Pictures, place: Place
+    values: dict[str, Any],
+    features: datasets.Features,
+    pictures: _Pictures,
+    place: Place,
+    local: bool,
 ) -> dict[str, Any] | RecordError:
+    assert place.line is not None
+    row = place.line - 1
     label = values.get("label")
     kind = features.get("label")
     if isinstance(kind, datasets.ClassLabel) and label is not None:
@@ -260,21 +311,21 @@ def _arrow_record(
     image = values.get("image")
     if isinstance(image, dict) and set(image) <= {"bytes", "path"}:
         content, path = image.get("bytes"), image.get("path")
-        if content is None and path is not None and Path(path).is_absolute():
-            content = _content(Path(path))
-        image = path if content is None else content
+        if content is None and local and isinstance(path, str) and Path(path).is_absolute():
+            image = _content(Path(path)) or pictures.add_absent(path, row)
+        else:
+            image = path if content is None else content
     if isinstance(image, bytes):
-        assert place.line is not None
-        image = pictures.add(image, place.line - 1)
+        image = pictures.add(image, row)
     values["image"] = image
     return values
 
 
-def _content(path: Path) -> bytes | None:
-    """Returns the bytes of a picture that a loader of `datasets` put on this disk."""
+def _content(path: Path) -> bytes:
+    """Returns the bytes of a picture that a loader of `datasets` put on this disk, or none."""
     if path.is_file() and path.stat().st_size <= MAX_PICTURE_BYTES:
         return path.read_bytes()
-    return None
+    return b""
 
 
 class _Pictures(Mapping[str, bytes]):
@@ -299,6 +350,12 @@ class _Pictures(Mapping[str, bytes]):
         self._row_of.setdefault(name, row)
         return name
 
+    def add_absent(self, path: str, row: int) -> str:
+        """Names a picture that is not on the disk; it has no bytes."""
+        name = f"absent/{path.lstrip('/')}"
+        self._row_of.setdefault(name, row)
+        return name
+
     def __getitem__(self, name: str) -> bytes:
         row = self._row_of[name]
         ahead = row - self._first - len(self._images)
@@ -309,7 +366,8 @@ class _Pictures(Mapping[str, bytes]):
             self._images = next(self._following).column("image").to_pylist()
         image = self._images[row - self._first]
         if isinstance(image, dict):
-            image = image["bytes"] if image["bytes"] is not None else _content(Path(image["path"]))
+            content = image.get("bytes")
+            image = _content(Path(image["path"])) if content is None else content
         assert isinstance(image, bytes)
         return image
 
