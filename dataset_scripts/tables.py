@@ -88,8 +88,10 @@ def open_dataset(dataset: datasets.Dataset, purpose: str = "Reading") -> Table:
     def batches(first: int, column: str | None = None) -> Iterator[pa.Table]:
         if column == "image.path":  # without the bytes beside it, which rows would copy
             paths = pc.struct_field(dataset.data.column("image"), "path")
-            rows = dataset._indices
-            yield pa.table({"image": paths if rows is None else paths.take(rows.column(0))})
+            if dataset._indices is not None:
+                paths = paths.take(dataset._indices.column(0))
+            for batch in pa.table({"image": paths}).to_batches(max_chunksize=_BATCH_ROWS):
+                yield pa.Table.from_batches([batch])
             return
         columns = arrow if column is None else arrow.select_columns(column)
         for start in range(first, len(columns), _BATCH_ROWS):
@@ -276,7 +278,8 @@ def _rows_of(table: pa.Table) -> Iterator[dict[str, Any] | tuple[str, str]]:
     Arrow takes any bytes for a string and only looks at them when Python asks for it.
     """
     try:
-        yield from table.to_pylist()
+        # Without columns Arrow forgets that there are rows.
+        yield from table.to_pylist() if table.column_names else [{}] * len(table)
         return
     except UnicodeDecodeError:
         pass

@@ -152,47 +152,6 @@ def test_given_splits_that_make_no_partition(path, tmp_path, splits, message):
         load(path, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("line", "field", "reason"),
-    [
-        (b'{"id": "x", "text": "Ada', "(line)", "not JSON"),
-        (b"{} {}", "(line)", "not JSON"),
-        (b"[" * 100_000, "(line)", "not JSON"),
-        (b'{"id": 1' + b"0" * 5000 + b"}", "(line)", "not JSON"),
-        (b'{"id": "x", "id": "y"}', "(line)", "not JSON"),
-        (b"[1, 2]", "(record)", "not an object"),
-        (b"null", "(record)", "not an object"),
-        (b'"' + b"x" * MAX_LINE_BYTES + b'"', "(line)", "too long"),
-        (b'{"text": "a\0b"}', "(line)", "NUL"),
-        (b'{"text": "a\\u0000b"}', "text", "NUL"),
-        (b'{"text": "caf\xe9"}', "(line)", "not UTF-8"),
-        (record(40, text=...), "text", "missing"),
-        (record(40, spans=...), "spans", "missing"),
-        (record(40, label=...), "label", "missing"),
-        (record(40, spans=[[0, 99]]), "spans", "out of range"),
-        (record(40, spans=[[3, 0]]), "spans", "reversed"),
-        (record(40, spans=[[0, 0]]), "spans", "empty"),
-        (record(40, spans=[[0, 3], [4, 7]]), "spans", "wrong number"),
-        (record(40, spans=[["0", "3"]]), "spans", "wrong type"),
-        (record(7), "id", "duplicated"),
-        (record(40, split="test"), "split", "not in every record"),
-        (record(40, image="../a.png"), "image", "leaves its folder"),
-        (record(40, image="/a.png"), "image", "absolute path"),
-    ],
-)
-def test_faulty_records(path, tmp_path, line, field, reason):
-    content = line if isinstance(line, bytes) else json.dumps(line).encode()
-    path.write_bytes(path.read_bytes() + content + b"\n")
-    with pytest.raises(RecordError, match=r"^people\.jsonl, line 41, field '.*expected ") as caught:
-        load(path, tmp_path)
-    assert (caught.value.field, caught.value.reason) == (field, f"{field}: {reason}")
-    data = load(path, tmp_path, on_error="report")
-    assert (data.report.records_in, data.report.records_out) == (41, 40)
-    finding = data.report.left_out[f"{field}: {reason}"]
-    assert finding.count == 1
-    assert (finding.examples[0]["file"], finding.examples[0]["line"]) == ("people.jsonl", 41)
-
-
 def test_duplicated_id_names_the_first_line(path):
     path.write_text(path.read_text() + json.dumps(record(7)) + "\n")
     with pytest.raises(RecordError, match="got 'r007', which line 8 has too"):

@@ -149,21 +149,23 @@ def test_long_values_are_shortened_in_messages():
 
 
 def test_report_sums_examples_and_json():
-    report = DataReport("mnre", records_in=9, records_out=1)
+    report = DataReport("mnre", records_in=17, records_out=1)
     for line in range(8):
-        report.leave_out("too odd", Place("a.txt", line), "because")
+        report.leave_out("too odd", Place("a.txt", line), f"because {line // 2 * 2}")
+        report.leave_out("too odd", Place("a.txt", line), f"because {line}")
     report.note("curious", PLACE, "but kept")
     report.check()
-    assert len(report.left_out["too odd"].examples) == MAX_EXAMPLES
+    details = [example["detail"] for example in report.left_out["too odd"].examples]
+    assert len(details) == MAX_EXAMPLES == len(set(details))
     assert report.left_out["too odd"].examples[0] == {
         "file": "a.txt",
         "line": 0,
-        "detail": "because",
+        "detail": "because 0",
     }
     assert DataReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
-    assert "left out: too odd: 8" in report.summary()
-    report.records_in = 10
-    with pytest.raises(RuntimeError, match="10 records in, but 1 out and 8 left out"):
+    assert "left out: too odd: 16" in report.summary()
+    report.records_in = 18
+    with pytest.raises(RuntimeError, match="18 records in, but 1 out and 16 left out"):
         report.check()
 
 
