@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
@@ -248,6 +249,6 @@ class Collator:
         batch = self.processor.encode_images(images, len(samples))
         if batch or not self.always_images:
             return batch
-        size = self.processor.image_processor.size
-        pixels = torch.zeros(len(samples), 3, size["height"], size["width"])
-        return absent | {"pixel_values": pixels}
+        # Image processors name their size in many ways; a picture shows it.
+        pixels = self.processor.encode_images([Image.new("RGB", (8, 8))], 1)["pixel_values"]
+        return absent | {"pixel_values": torch.zeros(len(samples), *pixels.shape[1:])}

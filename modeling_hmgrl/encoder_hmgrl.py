@@ -299,7 +299,7 @@ class HMGRLModel(HMGRLPreTrainedModel):
             if image is not None:
                 image = lorentz.wide(image)
                 if self.image_projection is not None:
-                    image = self.image_projection(image)
+                    image = self.image_projection(image.to(text.dtype))
                 image_z = self.hvib(image, c, noise.get("image"))
             mentions = self._mentions(text, span_positions)
             entity = torch.cat([text[:, 0], *mentions.unbind(1)], dim=-1)

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from .state_cache import StateCache
 
+# Fields that say how a model or a processor was loaded, not what it computes.
+_LOADING = ("_name_or_path", "auto_map", "dtype")
+
 
 def image_bytes(image: dict[str, Any]) -> bytes:
     """Bytes of an undecoded picture, ``{"bytes", "path"}`` as datasets stores it."""
@@ -32,18 +35,24 @@ def _file_key(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def encoder_key(model: torch.nn.Module, preprocessing: Any) -> str:
-    """Hash of an encoder's weights and of what comes before it.
+def encoder_key(model: Any, preprocessing: Any) -> str:
+    """Hash of an encoder's weights and settings and of what comes before it.
 
     Args:
-        model: The encoder.
+        model: The encoder, a model of transformers.
         preprocessing: JSON-able description of the preprocessing.
     """
-    digest = hashlib.sha256(json.dumps(preprocessing, sort_keys=True).encode())
+    described = [preprocessing, _settings(model.config)]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
+        digest.update(f"{name} {value.dtype}".encode())
         digest.update(np.ascontiguousarray(value.detach().cpu().float().numpy()).data)
     return digest.hexdigest()[:32]
+
+
+def _settings(part: Any) -> dict[str, Any]:
+    """Settings of a configuration or processor, the same before saving and after loading."""
+    return {name: value for name, value in part.to_dict().items() if name not in _LOADING}
 
 
 def image_features(
@@ -77,7 +86,7 @@ def image_features(
             states = model.encode_image(pixels["pixel_values"].to(model.device))
         return list(states.half().cpu().numpy())
 
-    key = encoder_key(model.vision_model, processor.image_processor.to_dict())
+    key = encoder_key(model.vision_model, _settings(processor.image_processor))
     cache_of_encoder = StateCache(Path(directory) / key)
     cache_of_encoder.fill(images, encode, batch_size, "Encoding pictures", show_progress)
     return cache_of_encoder
@@ -123,7 +132,7 @@ def text_features(
 
     # Padding costs least among texts of like length.
     ordered = sorted(ids_of, key=lambda key: (len(ids_of[key]), key))
-    key = encoder_key(model.text_model, ["text", model.text_model.config.to_dict()])
+    key = encoder_key(model.text_model, "text")
     cache_of_encoder = StateCache(Path(directory) / key)
     cache_of_encoder.fill(ordered, encode, batch_size, "Encoding texts", show_progress)
     return cache_of_encoder

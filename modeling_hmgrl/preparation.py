@@ -56,6 +56,7 @@ def prepare(
     from datasets import Image  # noqa: PLC0415 - only to read pictures as bytes
 
     config, backbone = model.config, getattr(model, model.base_model_prefix)
+    backbone.train(backbone.training)  # a new model's frozen encoders would still drop out
     shows = arguments.progress and accelerator.is_main_process
     splits = {n: data.cast_column("image", Image(decode=False)) for n, data in splits.items()}
     use_images = (

@@ -51,13 +51,17 @@ class StateCache:
         for index in sorted(self.folder.glob("*.json")):
             if index.name in self._read:
                 continue
-            self._read.add(index.name)
-            content = json.loads(index.read_text(encoding="utf-8"))
+            # Complete by construction, unless the disk itself lost something; what it lost is
+            # encoded again and may come back under its old name.
+            try:
+                content = json.loads(index.read_text(encoding="utf-8"))
+            except ValueError:
+                continue
             path, width = index.with_suffix(".bin"), int(content["width"])
             rows = sum(content["rows"])
-            # Complete by construction, unless the disk itself lost something.
             if not path.is_file() or path.stat().st_size != rows * width * _TYPE.itemsize:
                 continue
+            self._read.add(index.name)
             self.width, first = width, 0
             for key, count in zip(content["keys"], content["rows"], strict=True):
                 self._places[key] = (path, first, count)
@@ -130,8 +134,8 @@ class StateCache:
                         part = missing[start : start + batch_size]
                         for key, states in zip(part, encode(part), strict=True):
                             writer.add(key, states)
-                        if start == 0:
-                            _check_room(self.folder, writer.bytes * len(missing) // len(part))
+                        done = start + len(part)
+                        _check_room(self.folder, writer.bytes * (len(missing) - done) // done)
                         bar.update(len(part))
                 writer.close()
             finally:
@@ -179,9 +183,11 @@ class _ShardWriter:
 
     def abandon(self) -> None:
         """Removes what is not complete."""
-        if self._file is not None:
-            self._file.close()
-        self._part.unlink(missing_ok=True)
+        try:
+            if self._file is not None:
+                self._file.close()  # writes what is buffered, which a full disk refuses once more
+        finally:
+            self._part.unlink(missing_ok=True)
 
 
 def _check_room(folder: Path, needed: int) -> None:
@@ -189,7 +195,7 @@ def _check_room(folder: Path, needed: int) -> None:
     if free < needed:
         raise OSError(
             errno.ENOSPC,
-            f"the states need {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; choose "
+            f"the states need {needed / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free; choose "
             "another feature_dir",
             str(folder),
         )
