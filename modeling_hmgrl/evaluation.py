@@ -62,7 +62,7 @@ class HMGRLEvaluator:
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         set_seed(arguments.seed)
-        self.model = model.to(self.accelerator.device)
+        self.model, self.model_class = model.to(self.accelerator.device), type(model)
         if arguments.gradient_checkpointing:
             # transformers renamed the method in 5.23
             name = "activation_checkpointing_enable"

@@ -124,7 +124,7 @@ class LabelScorer(nn.Module):
             self.sample_projection = nn.Linear(config.representation_size, size)
             self.label_projection = nn.Linear(width, size)
         if self.kind != "dot":
-            self.log_scale = nn.Parameter(torch.empty(()))
+            self.log_scale = nn.Parameter(torch.empty(1))
 
     def reset_parameters(self) -> None:
         """Starts the scale at the inverse of the temperature."""

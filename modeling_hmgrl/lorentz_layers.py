@@ -174,7 +174,8 @@ class Curvature(nn.Module):
     ) -> None:
         super().__init__()
         self.c, self.bounds = float(c), bounds
-        self.log_c = nn.Parameter(torch.empty(())) if learnable else None
+        # one element, not none: engines that shard weights take no scalars
+        self.log_c = nn.Parameter(torch.empty(1)) if learnable else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -187,7 +188,7 @@ class Curvature(nn.Module):
         if self.log_c is None:
             return self.c
         low, high = self.bounds
-        return self.log_c.float().clamp(math.log(low), math.log(high)).exp()
+        return self.log_c.float().clamp(math.log(low), math.log(high)).exp().squeeze(0)
 
 
 def wrap_manifold_parameters(module: nn.Module) -> int:

@@ -73,7 +73,7 @@ class HMGRLForZeroShotTyping(HMGRLPreTrainedModel):
         )
         self.scorer = LabelScorer(config)
         cosine_contrast = config.contrast_function == "cosine" and self.hmgrl.vision_model
-        self.contrast_log_scale = nn.Parameter(torch.empty(())) if cosine_contrast else None
+        self.contrast_log_scale = nn.Parameter(torch.empty(1)) if cosine_contrast else None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import DistributedType
+from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -91,7 +92,7 @@ class HMGRLTrainer(HMGRLEvaluator):
             place.epoch, place.batch = place.epoch + 1, 0
             self._end_epoch(run, bar)
             if arguments.save_epochs and place.epoch % arguments.save_epochs == 0:
-                self._checkpoint(place)
+                self._checkpoint(run)
         bar.close()
         accelerator.wait_for_everyone()
         self.load_best()
@@ -141,7 +142,7 @@ class HMGRLTrainer(HMGRLEvaluator):
         if arguments.tracker != "none":
             accelerator.init_trackers("training")
         self._describe_in_config()
-        place = self._resumed() or Place()
+        place = self._resumed(schedule) or Place()
         return _Run(
             model, optimizer, schedule, batches, self._loader("train", batches), constant, total,
             place, place.step, time.perf_counter(),
@@ -160,11 +161,12 @@ class HMGRLTrainer(HMGRLEvaluator):
                 if accelerator.sync_gradients and arguments.max_grad_norm:
                     accelerator.clip_grad_norm_(run.model.parameters(), arguments.max_grad_norm)
                 run.optimizer.step()
-                run.schedule.step()
                 run.optimizer.zero_grad()
             if not accelerator.sync_gradients:
                 continue
             place.step += 1
+            if not accelerator.optimizer_step_was_skipped:  # as half precision does on overflow
+                run.schedule.step()
             if self.average is not None:
                 self.average.update()
             bar.update()
@@ -173,7 +175,7 @@ class HMGRLTrainer(HMGRLEvaluator):
             if place.step == run.total:
                 break
             if arguments.save_steps and place.step % arguments.save_steps == 0:
-                self._checkpoint(place)
+                self._checkpoint(run)
 
     def _end_epoch(self, run: "_Run", bar: Any) -> None:
         """Validates, and keeps the weights if they are the best so far."""
@@ -197,13 +199,18 @@ class HMGRLTrainer(HMGRLEvaluator):
         if arguments.compile:
             self.model.compile(dynamic=True)
         optimizer = make_optimizer(self.model, arguments)
-        # accelerate steps a schedule once for each process
-        schedule = make_schedule(optimizer, arguments, total * accelerator.num_processes)
+        # Not handed to accelerate, which would step it once for each process, rounding otherwise.
+        schedule = make_schedule(optimizer, arguments, total)
         if arguments.ema_decay:
             if accelerator.distributed_type in _SHARDED:
                 raise ValueError("ema_decay: expected 0 where an engine shards the weights")
             self.average = WeightAverage(self.model, arguments.ema_decay)
-        return accelerator.prepare(self.model, optimizer, schedule)
+        model, optimizer = accelerator.prepare(self.model, optimizer)
+        if accelerator.distributed_type == DistributedType.FSDP:
+            # Evaluation calls it by itself; the engine gathers weights for forward() alone.
+            register_fsdp_forward_method(model, "encode_labels")
+            self.model = model
+        return model, optimizer, schedule
 
     def _fixed(self) -> dict[str, Any]:
         """What a run that goes on must have in common with the one that stopped."""
@@ -216,13 +223,18 @@ class HMGRLTrainer(HMGRLEvaluator):
             "generator labels": list(self.labels.generator),
         }
 
-    def _checkpoint(self, place: Place) -> None:
+    def _checkpoint(self, run: "_Run") -> None:
         averages = None if self.average is None else self.average.state_dict()
         limit = self.arguments.save_total_limit
-        state = {**asdict(place), "history": self.history, "fixed": self._fixed()}
+        state = {
+            **asdict(run.place),
+            "schedule": run.schedule.last_epoch,
+            "history": self.history,
+            "fixed": self._fixed(),
+        }
         save_checkpoint(self.accelerator, self.output_dir, state, limit, averages)
 
-    def _resumed(self) -> Place | None:
+    def _resumed(self, schedule: Any) -> Place | None:
         """Restores the last checkpoint and returns the place in the run, if that is wanted."""
         folder = last_checkpoint(self.output_dir) if self.arguments.resume else None
         if folder is None:
@@ -231,6 +243,8 @@ class HMGRLTrainer(HMGRLEvaluator):
         if self.average is not None:
             self.average.load_state_dict(averages)
         self.history = state["history"]
+        # The rates themselves are the optimizer's; a schedule is a function of this number.
+        schedule.last_epoch, schedule._step_count = state["schedule"], state["schedule"] + 1
         if self._shows_progress:
             print(f"Going on from {folder}")
         return Place(**{field.name: state[field.name] for field in fields(Place)})
@@ -300,15 +314,18 @@ class HMGRLTrainer(HMGRLEvaluator):
         Raises:
             OSError: If it cannot be written. What lay there before is still there.
         """
-        state = None
+        model, state = self.model, None
         if engine is not None and self.accelerator.distributed_type in _SHARDED:
             state = self.accelerator.get_state_dict(engine)
+            # The engine made another class of the model; what is saved is the one it was.
+            with torch.device("meta"):
+                model = self.model_class(self.model.config)
         if not self.accelerator.is_main_process:
             return
         folder = Path(folder)
         partial = folder / ".partial"
         try:
-            self.model.save_pretrained(partial, state_dict=state)
+            model.save_pretrained(partial, state_dict=state)
             self.processor.save_pretrained(partial)
             for path in sorted(partial.iterdir()):
                 path.replace(folder / path.name)
@@ -317,7 +334,7 @@ class HMGRLTrainer(HMGRLEvaluator):
 
     def load_best(self) -> None:
         """Loads weights and gamma of the best checkpoint, which lies in ``output_dir``."""
-        best = type(self.model).from_pretrained(self.output_dir)
+        best = self.model_class.from_pretrained(self.output_dir)
         if self.accelerator.distributed_type in _SHARDED:
             self.model = best.to(self.accelerator.device)  # whole again, in each process
             return

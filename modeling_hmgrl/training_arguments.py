@@ -31,7 +31,7 @@ class HMGRLTrainingArguments:
         seed: Seed of initialisation, order and noise.
         log_steps: Steps between two entries of the log.
         tracker: Any tracker that accelerate knows by name, or "none".
-        feature_dir: Folder where states of a frozen image encoder are kept.
+        feature_dir: Folder where states of frozen encoders are kept.
         progress: Whether to show progress bars.
         compile: Whether torch.compile makes the model's code; the first steps are slow then.
         ema_decay: Decay of an average of the weights that is evaluated and kept in their place; 0

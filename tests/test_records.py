@@ -9,7 +9,6 @@ from PIL import Image
 
 from dataset_scripts import RecordError, SourceOptions, load_gzs
 from dataset_scripts.records import read
-from dataset_scripts.tables import MAX_LINE_BYTES
 
 LABELS = ("person", "city", "river", "animal")
 
