@@ -80,6 +80,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         else:
             run.add_argument(name, type=kind, **options)
     run.add_argument("--references", action="store_true", help="add the untrained references")
+    run.add_argument(
+        "--no-test", action="store_true", help="validation alone, as for choosing settings"
+    )
     run.add_argument("--push-to-hub", metavar="USER/NAME", help="repository to push the run to")
     return parser.parse_args(argv)
 
@@ -151,8 +154,8 @@ def main(argv: list[str] | None = None) -> None:
         task=data.task,
         **settings_of(options.set),
     )
-    references = {}
-    if options.references:
+    references: dict[str, Any] = {}
+    if options.references and not options.no_test:
         references["label similarity"] = label_similarity(
             model.hmgrl.text_model,
             processor.tokenizer,
@@ -171,14 +174,16 @@ def main(argv: list[str] | None = None) -> None:
         labels,
         data.splits["train"],
         data.splits["validation"],
-        data.splits["test"],
+        None if options.no_test else data.splits["test"],
         data_report=data.report.to_dict(),
     )
     report = trainer.train(extra={"references": references})
     if trainer.accelerator.is_main_process:
-        rows = {"HMGRL": report["test"]}
-        rows |= {name: scores["test"] for name, scores in references.items()}
-        print(f"\nTest scores (%), {report['data']['source']}, seed {report['seed']}:")
+        split = "validation" if options.no_test else "test"
+        rows = {"HMGRL": report[split]}
+        rows |= {name: scores[split] for name, scores in references.items()}
+        title = f"{split.capitalize()} scores (%)"
+        print(f"\n{title}, {report['data']['source']}, seed {report['seed']}:")
         print(score_table(rows))
         print(f"Model, logs and report: {Path(arguments.output_dir)}")
         if options.push_to_hub:

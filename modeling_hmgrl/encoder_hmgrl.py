@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
@@ -187,6 +188,9 @@ class HMGRLModel(HMGRLPreTrainedModel):
     ) -> Tensor:
         """Encodes labels as the mean over their tokens' states.
 
+        Of several chunks only the encodings are kept for the backward pass, which encodes each
+        chunk once more: memory then does not grow with the number of labels.
+
         Args:
             input_ids: Token ids, shape (K, L).
             attention_mask: 1 where there is a token, shape (K, L).
@@ -200,13 +204,20 @@ class HMGRLModel(HMGRLPreTrainedModel):
         """
         if not len(input_ids):
             raise ValueError("label_input_ids: got no labels, expected at least one")
+        again = torch.is_grad_enabled() and len(input_ids) > chunk and not self.config.freeze_text
         parts = []
         for start in range(0, len(input_ids), chunk):
             ids = input_ids[start : start + chunk]
             mask = None if attention_mask is None else attention_mask[start : start + chunk]
-            states = lorentz.wide(self.encode_text(ids, mask))
-            parts.append(losses.masked_mean(states, mask if self.config.mask_padding else None))
+            if again:
+                parts.append(checkpoint(self._encode_chunk, ids, mask, use_reentrant=False))
+            else:
+                parts.append(self._encode_chunk(ids, mask))
         return torch.cat(parts)
+
+    def _encode_chunk(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        states = lorentz.wide(self.encode_text(ids, mask))
+        return losses.masked_mean(states, mask if self.config.mask_padding else None)
 
     def _mentions(self, states: Tensor, span_positions: Tensor) -> Tensor:
         """States of the mentions, (B, spans, d), from token positions (B, spans, 2)."""

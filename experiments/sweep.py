@@ -1,0 +1,89 @@
+"""Searches d_z, d_v, eta and zeta on validation, as the paper's figures 3, 4, 5b and 5c do.
+
+Everything after `--` goes to train.py; the test split is never scored. Each trial is a process of
+its own and a folder with its report. The study lies in a file: the same command goes on with it,
+and a trial that was interrupted is run again.
+
+    python experiments/sweep.py --trials 30 --out runs/sweep -- --source mnre --data-dir MNRE \
+      --no-images --label-text verbalised --text-encoder encoders/minilm --max-steps 300
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+
+ROOT = Path(__file__).parents[1]
+
+# From this package's defaults (eta = zeta = 0.1) past the authors' (1 and 10).
+SPACE = {
+    "bottleneck_size": (32, 64, 128, 256, 512),
+    "generator_latent_size": (32, 64, 128, 256, 512),
+    "weight_unseen": (0.01, 0.1, 0.5, 1.0, 5.0, 10.0),
+    "weight_alignment": (0.01, 0.1, 0.5, 1.0, 5.0, 10.0),
+}
+
+
+def run_trial(trial: optuna.Trial, out: Path, passed: list[str]) -> float:
+    """Trains with a trial's settings and returns the overall validation score."""
+    settings = {name: trial.suggest_categorical(name, values) for name, values in SPACE.items()}
+    folder = out / f"trial-{trial.number:04d}"
+    command = [sys.executable, str(ROOT / "train.py"), *passed, "--no-test"]
+    command += ["--output-dir", str(folder), "--save-epochs", "0", "--tracker", "none"]
+    for name, value in settings.items():
+        command += ["--set", f"{name}={value}"]
+    with (out / f"trial-{trial.number:04d}.log").open("w", encoding="utf-8") as log:
+        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        raise RuntimeError(f"trial {trial.number} failed; see {log.name}")
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    for weights in folder.glob("*.safetensors"):  # its report is what a trial is for
+        weights.unlink()
+    scores = report["validation"]
+    trial.set_user_attr("ausuc", scores["ausuc"])
+    trial.set_user_attr("command", report["command"])
+    return float(scores["overall"][report["arguments"]["metric"]])
+
+
+def main() -> None:
+    """Runs trials until there are as many as asked for, and prints the best."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, default=30, help="trials in all, finished ones too")
+    parser.add_argument("--out", type=Path, default=Path("runs/sweep"))
+    parser.add_argument("--seed", type=int, default=0, help="seed of the search")
+    parser.add_argument("passed", nargs="*", metavar="-- ARGUMENTS", help="arguments of train.py")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    storage = f"sqlite:///{arguments.out / 'study.db'}"
+    study = optuna.create_study(
+        storage=storage,
+        study_name="hmgrl",
+        load_if_exists=True,
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=arguments.seed),
+    )
+    known = study.user_attrs.get("arguments", arguments.passed)
+    if known != arguments.passed:
+        sys.exit(f"{arguments.out}: holds a study of other arguments: {' '.join(known)}")
+    study.set_user_attr("arguments", arguments.passed)
+    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+        # Of a process that is gone: its values go first in the queue.
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+    finished = len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))
+    missing = max(0, arguments.trials - finished)
+    study.optimize(lambda trial: run_trial(trial, arguments.out, arguments.passed), missing)
+    table = study.trials_dataframe(attrs=("number", "value", "params", "user_attrs"))
+    table.sort_values("value", ascending=False).to_csv(arguments.out / "trials.csv", index=False)
+    best = study.best_trial
+    print(f"best of {len(study.get_trials())} trials: validation {100 * best.value:.1f}")
+    print(" ".join(f"--set {name}={value}" for name, value in best.params.items()))
+
+
+if __name__ == "__main__":
+    main()
