@@ -55,6 +55,8 @@ format: $(BIN)/installed-dev
 
 benchmark: encoders
 	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/scaling.py labels
+	$(BIN)/python benchmarks/calibration.py
 
 clean:
 	rm -rf $(VENV) encoders runs .cache
