@@ -1,7 +1,8 @@
-"""Cost of a training step against the number of labels, and of the feature cache against memory.
+"""Cost of a training step against its size, and of the feature cache against memory.
 
-`labels`: seconds and peak memory of a step (small encoders, batch 8, texts of 31 tokens) with 10 to
-10,000 seen labels, each in a process of its own. Label encodings are made in chunks.
+`labels`, `samples`, `patches`: seconds and peak memory of a step (small text encoder, texts of 31
+tokens; 10 seen labels, 8 samples, no pictures unless asked for) with more and more of them, each in
+a process of its own. Label encodings are made in chunks.
 
 `cache`: writes generated states of pictures (by default 9,201 of 577 x 768, the size of MNRE under
 ViT-B/16 at 384: 8.2 GB) to a temporary folder and reads them all in batches, as training does.
@@ -18,11 +19,17 @@ import time
 import numpy as np
 import torch
 from training_step import SIZES, make_batch
-from transformers import BertConfig
+from transformers import BertConfig, ViTConfig
 
 from modeling_hmgrl import HMGRLConfig, HMGRLForZeroShotTyping
 from modeling_hmgrl.features import read_batch
 from modeling_hmgrl.state_cache import StateCache
+
+NUMBERS = {
+    "labels": (10, 100, 1000, 10_000),
+    "samples": (8, 32, 128),
+    "patches": (50, 257, 577, 1370),
+}
 
 
 def peak_memory() -> float:
@@ -37,25 +44,33 @@ def resident_memory() -> float:
     return int(line.split()[1]) * 1024 / 1e9
 
 
-def step_with(labels: int) -> dict[str, float]:
-    """Measures steps with a number of labels."""
+def step_with(labels: int = 10, samples: int = 8, patches: int = 0) -> dict[str, float]:
+    """Measures steps of a size."""
     torch.manual_seed(0)
     torch.set_num_threads(2)
-    config = HMGRLConfig(task="relation", text_config=BertConfig(**SIZES["small"][0]))
+    text, vision = SIZES["small"]
+    config = HMGRLConfig(
+        task="relation",
+        text_config=BertConfig(**text),
+        vision_config=ViTConfig(**vision) if patches else None,
+    )
     model = HMGRLForZeroShotTyping(config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
+    image = torch.randn(samples, patches, vision["hidden_size"]).half() if patches else None
     ids, mask = torch.randint(1000, 28000, (labels, 9)), torch.ones(labels, 9, dtype=torch.long)
     generated = torch.randint(1000, 28000, (14, 9))
     times = []
     for _ in range(3):
         start = time.perf_counter()
         output = model(
-            **make_batch([31] * 8, None),
+            **make_batch([31] * samples, None),
+            image_features=image,
             label_input_ids=ids,
             label_attention_mask=mask,
             generator_label_input_ids=generated,
             generator_label_attention_mask=mask[:1].expand(14, 9),
-            labels=torch.arange(8) % labels,
+            labels=torch.arange(samples) % labels,
         )
         output.loss.backward()
         optimizer.step()
@@ -94,25 +109,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("labels", "cache"))
-    parser.add_argument("--labels", type=int, nargs="+", default=[10, 100, 1000, 10_000])
+    parser.add_argument("what", choices=(*NUMBERS, "cache"))
+    parser.add_argument("--numbers", type=int, nargs="+", help="numbers to measure")
     parser.add_argument("--pictures", type=int, default=9201)
     parser.add_argument("--tokens", type=int, default=577)
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.alone:
-        print(json.dumps(step_with(arguments.alone)))
+        print(json.dumps(step_with(**{arguments.what: arguments.alone})))
     elif arguments.what == "cache":
         read_cache(arguments.pictures, arguments.tokens, arguments.width)
     else:
-        print("| labels | seconds a step | seconds a label | peak memory |\n|---|---|---|---|")
-        for labels in arguments.labels:
-            command = [sys.executable, __file__, "labels", "--alone", str(labels)]
+        print(
+            f"| {arguments.what} | seconds a step | seconds each | peak memory |\n|---|---|---|---|"
+        )
+        for number in arguments.numbers or NUMBERS[arguments.what]:
+            command = [sys.executable, __file__, arguments.what, "--alone", str(number)]
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             row = json.loads(output.splitlines()[-1])
-            each = row["seconds"] / labels
-            print(f"| {labels:,} | {row['seconds']:.2f} | {each:.4f} | {row['peak']:.2f} GB |")
+            each = row["seconds"] / number
+            print(f"| {number:,} | {row['seconds']:.2f} | {each:.4f} | {row['peak']:.2f} GB |")
 
 
 if __name__ == "__main__":
