@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ from .protocol import SPLITS, ClassPartition, Split
 from .reading import Division, Reading, divide
 from .schema import Task
 
-_OUTCOME_FILE = "gzs.json"
+OUTCOME_FILE = "gzs.json"
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,32 @@ class GZSData:
     partition: ClassPartition
     label_texts: dict[str, str]
     report: DataReport
+
+    def outcome(self) -> dict[str, Any]:
+        """Returns all but the rows as JSON knows it, the content of `gzs.json`."""
+        return {
+            "task": self.task,
+            "partition": asdict(self.partition),
+            "label_texts": self.label_texts,
+            "report": self.report.to_dict(),
+        }
+
+    @classmethod
+    def of(cls, splits: datasets.DatasetDict, outcome: Mapping[str, Any]) -> GZSData:
+        """Returns the data of rows and what `outcome` said of them.
+
+        Raises:
+            KeyError: If something is absent.
+            TypeError: If something is of another type.
+            ValueError: If the groups of labels are none.
+        """
+        return cls(
+            task=outcome["task"],
+            splits=splits,
+            partition=ClassPartition(**outcome["partition"]),
+            label_texts=outcome["label_texts"],
+            report=DataReport.from_dict(outcome["report"]),
+        )
 
 
 class GZSBuilder(datasets.GeneratorBasedBuilder):
@@ -120,24 +146,15 @@ class GZSBuilder(datasets.GeneratorBasedBuilder):
             ValueError: If the labels or samples do not suffice for the protocol.
         """
         self.download_and_prepare()
-        outcome = read_json(self.cache_dir, _OUTCOME_FILE)
-        if outcome is None:
-            # Just built, or built by a process that ended before it came here.
-            division = self._division
-            outcome = {
-                "task": self.reading.corpus.task,
-                "partition": asdict(division.partition),
-                "label_texts": division.label_texts,
-                "report": division.report.to_dict(),
-            }
-            write_json(self.cache_dir, _OUTCOME_FILE, outcome)
-        return GZSData(
-            task=outcome["task"],
-            splits=self.as_dataset(),
-            partition=ClassPartition(**outcome["partition"]),
-            label_texts=outcome["label_texts"],
-            report=DataReport.from_dict(outcome["report"]),
-        )
+        splits = self.as_dataset()
+        outcome = read_json(self.cache_dir, OUTCOME_FILE)
+        if outcome is not None:
+            return GZSData.of(splits, outcome)
+        # Just built, or built by a process that ended before it came here.
+        task, made = self.reading.corpus.task, self._division
+        data = GZSData(task, splits, made.partition, made.label_texts, made.report)
+        write_json(self.cache_dir, OUTCOME_FILE, data.outcome())
+        return data
 
 
 def make_features(partition: ClassPartition) -> datasets.Features:

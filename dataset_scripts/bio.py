@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .corpus import Corpus, DataReport
-from .files import read_lines
+from .files import files_of, find_files, read_lines
 from .options import SourceOptions
 from .pictures import Stems, picture_path
 from .schema import (
@@ -51,31 +51,19 @@ def text_files(options: SourceOptions) -> list[Path]:
             the same text in two forms, and their records have the same ids.
         FileNotFoundError: If there is no such file.
     """
-    if options.data_dir is None:
-        raise ValueError(f"data_dir: expected a file or a folder of {_names()}, got None")
-    path = Path(options.data_dir)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-    if not found:
-        raise FileNotFoundError(f"{path}: no {_names()} file in this folder")
+    found = find_files(options.data_dir, SUFFIXES)
     if len({file.stem for file in found}) < len(found):
         names = [file.name for file in found]
         raise ValueError(
-            f"{path}: expected files whose names differ before the ending, found {names}"
+            f"{options.data_dir}: expected files whose names differ before the ending, found "
+            f"{names}"
         )
     return found
 
 
 def image_files(options: SourceOptions) -> Iterable[Path]:
     """Returns all files of the picture folder, for the cache key."""
-    return [] if options.image_dir is None else sorted(Path(options.image_dir).iterdir())
-
-
-def _names() -> str:
-    return ", ".join(f"*{suffix}" for suffix in SUFFIXES)
+    return files_of(options.image_root)
 
 
 @dataclass
@@ -137,7 +125,7 @@ def read(options: SourceOptions) -> Corpus:
     """
     if options.task not in (None, "typing"):
         raise ValueError(f"task: tagged files are for typing, got {options.task!r}")
-    root = None if options.image_dir is None else Path(options.image_dir)
+    root = options.image_root
     stems = Stems(root)
     paths = text_files(options)
     report = DataReport("bio")

@@ -126,17 +126,11 @@ def _license_text(name: str) -> str:
 def _section(name: str, gzs: GZSData) -> str:
     """Returns what the card says of one configuration."""
     report = gzs.report
-    groups = (
-        ("seen", gzs.partition.seen),
-        ("validation-unseen", gzs.partition.validation_unseen),
-        ("test-unseen", gzs.partition.test_unseen),
-    )
     rows = [
         f"| {_cell(label)} | {group} | {_cell(gzs.label_texts[label])} | "
         + " | ".join(f"{report.splits[split][label]:,}" for split in SPLITS)
         + " |"
-        for group, labels in groups
-        for label in labels
+        for label, group in gzs.partition.group_of.items()
     ]
     keys = ("seed", "protocol_version", "group_by", "label_text")
     return _CONFIG.format(

@@ -9,12 +9,10 @@ splits back without this package; `load_exported` gives the whole `GZSData`.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +24,10 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from pyarrow import parquet
 
-from .base import GZSData, make_features
-from .corpus import DataReport
+from .base import OUTCOME_FILE, GZSData, make_features
 from .dataset_card import make_card
 from .files import read_json, write_json
-from .protocol import SPLITS, ClassPartition
-
-OUTCOME_FILE = "gzs.json"
+from .protocol import SPLITS
 
 # The Hub's viewer reads a row group at a time, and pictures make rows heavy.
 _GROUP_ROWS = 100
@@ -82,21 +77,13 @@ def export(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as part:
         new = Path(part) / target.name
-        infos = {}
         for name, gzs in configs.items():
             (new / name).mkdir(parents=True)
             for split in SPLITS:
                 rows = gzs.splits[split]
                 _write_split(rows, new / name, split, f"Writing {name}/{split}")
-            outcome = {
-                "task": gzs.task,
-                "partition": asdict(gzs.partition),
-                "label_texts": gzs.label_texts,
-                "report": gzs.report.to_dict(),
-            }
-            write_json(str(new / name), OUTCOME_FILE, outcome)
-            infos[name] = gzs
-        card = make_card(infos, title, license)
+            write_json(new / name, OUTCOME_FILE, gzs.outcome())
+        card = make_card(configs, title, license)
         (new / "README.md").write_text(card, encoding="utf-8")
         if target.exists():
             shutil.rmtree(target)
@@ -203,13 +190,7 @@ def load_exported(
     outcome = _outcome(where, config, hub)
     splits = datasets.load_dataset(where, config, cache_dir=cache_dir, **hub)
     try:
-        data = GZSData(
-            task=outcome["task"],
-            splits=splits,
-            partition=ClassPartition(**outcome["partition"]),
-            label_texts=outcome["label_texts"],
-            report=DataReport.from_dict(outcome["report"]),
-        )
+        data = GZSData.of(splits, outcome)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}/{config}/{OUTCOME_FILE}: {type(error).__name__}: {error}"
@@ -228,7 +209,7 @@ def load_exported(
 def _outcome(where: str, config: str, hub: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the content of a configuration's `gzs.json`."""
     folder = where
-    if not os.path.isdir(where):  # noqa: PTH112 - `datasets` patches Path where builders are
+    if not Path(where).is_dir():
         try:
             file = hf_hub_download(where, f"{config}/{OUTCOME_FILE}", repo_type="dataset", **hub)
         except EntryNotFoundError:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,39 @@ def raw_lines(
             yield place, raw, start, length
             start += length
             progress.update(length)
+
+
+def find_files(given: str | None, suffixes: Collection[str]) -> list[Path]:
+    """Finds the one file that is given, or those of a folder by how their names end.
+
+    Args:
+        given: The file or the folder.
+        suffixes: Endings of the files that a folder is looked through for.
+
+    Returns:
+        The file, or at least one of the folder, sorted.
+
+    Raises:
+        ValueError: If nothing is given.
+        FileNotFoundError: If there is no such file or folder, or none of these files in it.
+    """
+    kinds = ", ".join(f"*{suffix}" for suffix in suffixes)
+    if given is None:
+        raise ValueError(f"data_dir: expected a file or a folder of {kinds}, got None")
+    path = Path(given)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    found = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
+    if not found:
+        raise FileNotFoundError(f"{path}: no {kinds} file in this folder")
+    return found
+
+
+def files_of(folder: Path | None) -> list[Path]:
+    """Returns all that lies in a folder; nothing if there is none."""
+    return [] if folder is None else list(folder.iterdir())
 
 
 def find_parts(folder: str | None, suffix: str, what: str) -> dict[str, Path]:

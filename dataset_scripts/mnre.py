@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .corpus import Corpus, DataReport
-from .files import find_parts, read_lines
+from .files import files_of, find_parts, read_lines
 from .options import SourceOptions
 from .pictures import Stems, picture_path
 from .schema import (
@@ -56,7 +56,7 @@ def text_files(options: SourceOptions) -> list[Path]:
 
 def image_files(options: SourceOptions) -> Iterable[Path]:
     """Returns all files of the picture folder, for the cache key."""
-    return [] if options.image_dir is None else sorted(Path(options.image_dir).iterdir())
+    return files_of(options.image_root)
 
 
 def read(options: SourceOptions) -> Corpus:
@@ -74,7 +74,7 @@ def read(options: SourceOptions) -> Corpus:
     """
     if options.task not in (None, "relation"):
         raise ValueError(f"task: MNRE holds relations, got {options.task!r}")
-    root = None if options.image_dir is None else Path(options.image_dir)
+    root = options.image_root
     report = DataReport("mnre")
     records: list[Record] = []
     stems = Stems(root)

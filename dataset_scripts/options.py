@@ -130,6 +130,11 @@ class SourceOptions:
         return values
 
     @property
+    def image_root(self) -> Path | None:
+        """The picture folder."""
+        return None if self.image_dir is None else Path(self.image_dir)
+
+    @property
     def descriptions(self) -> Mapping[str, str]:
         """The caller's descriptions; a file was read when the options were made."""
         given = self.label_descriptions

@@ -87,14 +87,14 @@ def picture_problem(source: Path | bytes) -> str | None:
             # Odd metadata is no reason to lose a picture; a size that Pillow warns of is.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with _open(source) as picture:
+            with open_picture(source) as picture:
                 width, height = picture.size
                 if width * height > MAX_PIXELS:
                     return f"{width}×{height} pixels, more than {MAX_PIXELS}"
                 picture.verify()
             # verify() finds broken checksums but not a JPEG that was cut off; decoding does. A
             # JPEG is decoded at an eighth of its size: every byte is still read.
-            with _open(source) as picture:
+            with open_picture(source) as picture:
                 picture.draft(None, (max(1, width // 8), max(1, height // 8)))
                 picture.load()
     except UnidentifiedImageError:  # its own text names a file object by its address
@@ -104,7 +104,8 @@ def picture_problem(source: Path | bytes) -> str | None:
     return None
 
 
-def _open(source: Path | bytes) -> Image.Image:
+def open_picture(source: Path | bytes) -> Image.Image:
+    """Opens a picture of one of `PICTURE_FORMATS`; nothing is decoded yet."""
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
     return Image.open(stream, formats=PICTURE_FORMATS)
 

@@ -78,6 +78,16 @@ class ClassPartition:
         """All labels, sorted; the order of the `ClassLabel` in every split."""
         return tuple(sorted(self.seen + self.validation_unseen + self.test_unseen))
 
+    @property
+    def group_of(self) -> dict[str, str]:
+        """The group of each label, group after group: seen, validation-unseen or test-unseen."""
+        groups = {
+            "seen": self.seen,
+            "validation-unseen": self.validation_unseen,
+            "test-unseen": self.test_unseen,
+        }
+        return {label: name for name, labels in groups.items() for label in labels}
+
 
 def even_counts(number_of_labels: int) -> tuple[int, int, int]:
     """Returns group sizes as equal as possible, the larger ones first.
@@ -260,76 +270,84 @@ def split_groups(
         group: {s: sum(n for label, n in c.items() if label not in wanted[s]) for s in SPLITS}
         for group, c in labels_of_group.items()
     }
-    shuffled = list(labels_of_group)
-    random.Random(f"hmgrl/groups/{seed}").shuffle(shuffled)
+    placement = _Placement(labels_of_group, losses)
+    random.Random(f"hmgrl/groups/{seed}").shuffle(placement.groups)
     totals: Counter[str] = Counter()
     for counts in labels_of_group.values():
         totals.update(counts)
-    split_of_group: dict[int, Split] = {}
 
     # Rare labels first: they have the least choice.
     for label in sorted(partition.seen, key=lambda name: (totals[name], name)):
-        _place_seen(label, shuffled, labels_of_group, losses, split_of_group)
+        placement.place_seen(label)
     homes: dict[str, Split] = dict.fromkeys(partition.validation_unseen, "validation")
     homes |= dict.fromkeys(partition.test_unseen, "test")
     for label in sorted(homes, key=lambda name: (totals[name], name)):
-        _place_unseen(label, homes[label], shuffled, labels_of_group, losses, split_of_group)
-    for group in shuffled:
-        if group not in split_of_group:
-            loss = losses[group]
-            split_of_group[group] = min(("validation", "test"), key=lambda s: loss[s])
+        placement.place_unseen(label, homes[label])
+    placement.place_rest()
 
     assignment: list[Split | None] = []
     for label, group in zip(labels_of_samples, groups_of_samples, strict=True):
-        place = split_of_group.get(group)
+        place = placement.split_of.get(group)
         assignment.append(place if place is not None and label in wanted[place] else None)
     _check_coverage(labels_of_samples, assignment, partition)
     return assignment
 
 
-_Losses = Mapping[int, Mapping[Split, int]]
+class _Placement:
+    """Gives groups of samples to splits, label by label.
 
+    Attributes:
+        groups: All groups, in the order in which they are taken.
+        split_of: Split of each group that was placed.
+    """
 
-def _place_seen(
-    label: str,
-    groups: Sequence[int],
-    labels_of_group: Mapping[int, Counter[str]],
-    losses: _Losses,
-    split_of_group: dict[int, Split],
-) -> None:
-    """Gives the open groups of a seen label to the splits, near the protocol's shares."""
-    holders = [group for group in groups if label in labels_of_group[group]]
-    placed: Counter[str] = Counter()
-    for group in holders:
-        if group in split_of_group:
-            placed[split_of_group[group]] += labels_of_group[group][label]
-    open_groups = [group for group in holders if group not in split_of_group]
-    total = sum(labels_of_group[group][label] for group in holders)
-    for split, size in zip(SPLITS, seen_sizes(total), strict=True):
-        others = [s for s in SPLITS if s != split]
-        open_groups.sort(key=lambda g: losses[g][split] - min(losses[g][s] for s in others))
-        later = SPLITS[SPLITS.index(split) + 1 :]
-        while open_groups and (placed[split] < size or split == "test"):
-            if placed[split] and len(open_groups) <= sum(not placed[s] for s in later):
-                break
-            group = open_groups.pop(0)
-            split_of_group[group] = split
-            placed[split] += labels_of_group[group][label]
+    def __init__(
+        self,
+        labels_of: Mapping[int, Counter[str]],
+        losses: Mapping[int, Mapping[Split, int]],
+    ) -> None:
+        self.labels_of, self.losses = labels_of, losses
+        self.groups = list(labels_of)
+        self.split_of: dict[int, Split] = {}
 
+    def _holders(self, label: str) -> tuple[list[int], list[int]]:
+        """Returns the groups that hold a label, and those of them that are open."""
+        holders = [group for group in self.groups if label in self.labels_of[group]]
+        return holders, [group for group in holders if group not in self.split_of]
 
-def _place_unseen(
-    label: str,
-    home: Split,
-    groups: Sequence[int],
-    labels_of_group: Mapping[int, Counter[str]],
-    losses: _Losses,
-    split_of_group: dict[int, Split],
-) -> None:
-    """Gives one group to the split of an unseen label that has none there yet."""
-    holders = [group for group in groups if label in labels_of_group[group]]
-    open_groups = [group for group in holders if group not in split_of_group]
-    if open_groups and all(split_of_group.get(group) != home for group in holders):
-        split_of_group[min(open_groups, key=lambda group: losses[group][home])] = home
+    def place_seen(self, label: str) -> None:
+        """Gives the open groups of a seen label to the splits, near the protocol's shares."""
+        holders, open_groups = self._holders(label)
+        placed: Counter[str] = Counter()
+        for group in holders:
+            if group in self.split_of:
+                placed[self.split_of[group]] += self.labels_of[group][label]
+        total = sum(self.labels_of[group][label] for group in holders)
+        losses = self.losses
+        for split, size in zip(SPLITS, seen_sizes(total), strict=True):
+            others = [s for s in SPLITS if s != split]
+            open_groups.sort(key=lambda g: losses[g][split] - min(losses[g][s] for s in others))
+            later = SPLITS[SPLITS.index(split) + 1 :]
+            while open_groups and (placed[split] < size or split == "test"):
+                if placed[split] and len(open_groups) <= sum(not placed[s] for s in later):
+                    break
+                group = open_groups.pop(0)
+                self.split_of[group] = split
+                placed[split] += self.labels_of[group][label]
+
+    def place_unseen(self, label: str, home: Split) -> None:
+        """Gives one group to the split of an unseen label that has none there yet."""
+        holders, open_groups = self._holders(label)
+        if open_groups and all(self.split_of.get(group) != home for group in holders):
+            least = min(open_groups, key=lambda group: self.losses[group][home])
+            self.split_of[least] = home
+
+    def place_rest(self) -> None:
+        """Gives every open group, none of which has a seen label, to where it loses least."""
+        for group in self.groups:
+            if group not in self.split_of:
+                loss = self.losses[group]
+                self.split_of[group] = min(("validation", "test"), key=lambda s: loss[s])
 
 
 def _check_coverage(

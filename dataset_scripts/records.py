@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from .corpus import Corpus, DataReport
+from .files import find_files
 from .options import SourceOptions
 from .pictures import picture_path
 from .protocol import SPLITS, ClassPartition
@@ -35,21 +36,12 @@ def text_files(options: SourceOptions) -> list[Path]:
     """
     if options.dataset is not None:
         return []
-    kinds = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
-    if options.data_dir is None:
-        raise ValueError(f"data_dir: expected a file or the folder of one ({kinds}), got None")
-    path = Path(options.data_dir)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-    if not found:
-        raise FileNotFoundError(f"{path}: no {kinds} file in this folder")
+    found = find_files(options.data_dir, SUFFIXES)
     if len(found) > 1:
+        kinds = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
         names = [file.name for file in found]
         raise ValueError(
-            f"{path}: expected one file of {kinds}, found {names}; name the file itself"
+            f"{options.data_dir}: expected one file of {kinds}, found {names}; name the file itself"
         )
     return found
 
@@ -135,7 +127,7 @@ def read(options: SourceOptions) -> Corpus:
 
 def _table(options: SourceOptions, purpose: str) -> tuple[Table, Path | None]:
     """Returns the rows and the picture folder."""
-    root = None if options.image_dir is None else Path(options.image_dir)
+    root = options.image_root
     if options.dataset is not None:
         return open_dataset(options.dataset, purpose), root
     [path] = text_files(options)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from .protocol import SPLITS, ClassPartition
+from .protocol import SPLITS
 
 if TYPE_CHECKING:
     from .base import GZSData
@@ -31,17 +31,9 @@ _MAX_NAME_WIDTH = 34
 _FONT = "DejaVu Sans"  # comes with matplotlib
 
 
-def group_of_label(partition: ClassPartition) -> dict[str, str]:
-    """Returns the group of each label, a key of `GROUP_COLOURS`, group after group."""
-    groups = (partition.seen, partition.validation_unseen, partition.test_unseen)
-    return {
-        label: name for name, labels in zip(GROUP_COLOURS, groups, strict=True) for label in labels
-    }
-
-
 def ordered_labels(data: GZSData) -> list[str]:
     """Returns the labels by group, in each by falling number of records, then by name."""
-    group_of = group_of_label(data.partition)
+    group_of = data.partition.group_of
     order = list(GROUP_COLOURS)
     counts = data.report.splits
 
@@ -127,7 +119,7 @@ def _draw(data: GZSData) -> bytes:
     from matplotlib.patches import Patch  # noqa: PLC0415
 
     labels = ordered_labels(data)
-    group_of = group_of_label(data.partition)
+    group_of = data.partition.group_of
     names = [shortened(label) for label in labels]
     row = min(_ROW, _MAX_ROWS_HEIGHT / len(labels))
     height = _HEAD_AND_FOOT + row * len(labels)

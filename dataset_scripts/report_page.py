@@ -20,7 +20,6 @@ from .protocol import SPLITS
 from .report_figure import (
     GROUP_COLOURS,
     draw_labels,
-    group_of_label,
     ordered_labels,
     report_title,
 )
@@ -302,7 +301,7 @@ def _overlap(overlap: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def _labels(data: GZSData) -> str:
-    group_of = group_of_label(data.partition)
+    group_of = data.partition.group_of
     counts = data.report.splits
     rows = []
     for label in ordered_labels(data):
@@ -328,7 +327,7 @@ def _chip(group: str) -> str:
 def _samples(data: GZSData, samples: Sequence[Sample]) -> str:
     if not samples:
         return ""
-    group_of = group_of_label(data.partition)
+    group_of = data.partition.group_of
     cards = "\n".join(_card(data, sample, group_of[sample.label]) for sample in samples)
     return f"""<section>
 <h2>Samples</h2>

@@ -16,7 +16,7 @@ from typing import Any
 import datasets
 from PIL import Image, ImageOps
 
-from .pictures import MAX_PIXELS, PICTURE_FORMATS
+from .pictures import MAX_PIXELS, open_picture
 from .protocol import SPLITS, Split
 from .schema import Span, Task
 
@@ -135,10 +135,9 @@ def thumbnail(picture: Mapping[str, Any]) -> bytes | None:
     try:
         if content is None and not Path(path).is_file():  # opening a pipe would wait for ever
             return None
-        source = io.BytesIO(content) if content is not None else Path(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata; the size is checked here
-            with Image.open(source, formats=PICTURE_FORMATS) as image:
+            with open_picture(Path(path) if content is None else content) as image:
                 if image.width * image.height > MAX_PIXELS:
                     return None
                 image.draft(None, (2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from .corpus import Corpus, DataReport
-from .files import find_parts
+from .files import files_of, find_parts
 from .options import SourceOptions
 from .pictures import picture_path
 from .protocol import WIKIDIVERSE_PARTITIONS
@@ -59,7 +59,7 @@ def text_files(options: SourceOptions) -> list[Path]:
 
 def image_files(options: SourceOptions) -> Iterable[Path]:
     """Returns all files of the picture folder, for the cache key."""
-    return [] if options.image_dir is None else sorted(Path(options.image_dir).iterdir())
+    return files_of(options.image_root)
 
 
 def picture_name(url: str) -> str:
@@ -95,7 +95,7 @@ def read(options: SourceOptions) -> Corpus:
     """
     if options.task not in (None, "typing"):
         raise ValueError(f"task: WikiDiverse is for typing, got {options.task!r}")
-    root = None if options.image_dir is None else Path(options.image_dir)
+    root = options.image_root
     report = DataReport("wikidiverse")
     records: list[Record] = []
     for part, path in find_parts(options.data_dir, ".json", "WikiDiverse").items():

@@ -87,9 +87,9 @@ def image_features(
         return list(states.half().cpu().numpy())
 
     key = encoder_key(model.vision_model, _settings(processor.image_processor))
-    cache_of_encoder = StateCache(Path(directory) / key)
-    cache_of_encoder.fill(images, encode, batch_size, "Encoding pictures", show_progress)
-    return cache_of_encoder
+    return StateCache(Path(directory) / key).fill(
+        images, encode, batch_size, "Encoding pictures", show_progress
+    )
 
 
 def text_key(ids: Sequence[int]) -> str:
@@ -133,9 +133,9 @@ def text_features(
     # Padding costs least among texts of like length.
     ordered = sorted(ids_of, key=lambda key: (len(ids_of[key]), key))
     key = encoder_key(model.text_model, "text")
-    cache_of_encoder = StateCache(Path(directory) / key)
-    cache_of_encoder.fill(ordered, encode, batch_size, "Encoding texts", show_progress)
-    return cache_of_encoder
+    return StateCache(Path(directory) / key).fill(
+        ordered, encode, batch_size, "Encoding texts", show_progress
+    )
 
 
 def read_batch(cache_of_encoder: StateCache, keys: Sequence[str | None]) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from filelock import FileLock
@@ -106,7 +106,7 @@ class StateCache:
         batch_size: int,
         purpose: str,
         show_progress: bool = True,
-    ) -> None:
+    ) -> Self:
         """Encodes what is not there yet.
 
         Args:
@@ -116,12 +116,15 @@ class StateCache:
             purpose: What the progress bar says.
             show_progress: Whether to show it.
 
+        Returns:
+            The cache itself, which holds all of them.
+
         Raises:
             OSError: If the disk has no room for the items.
         """
         wanted = list(dict.fromkeys(keys))
         if all(key in self._places for key in wanted):
-            return
+            return self
         with FileLock(self.folder / "lock"):
             self.refresh()
             for stale in self.folder.glob("*.partial"):  # of a process that was killed
@@ -141,6 +144,7 @@ class StateCache:
             finally:
                 writer.abandon()
             self.refresh()
+        return self
 
 
 class _ShardWriter:

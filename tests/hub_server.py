@@ -7,7 +7,10 @@ and for a data set: create, preupload, LFS batch and upload, commit, revision, t
 import base64
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote
@@ -30,6 +33,23 @@ class HubServer(ThreadingHTTPServer):
     def __exit__(self, *_):
         self.shutdown()
         self.server_close()
+
+    def run_client(self, code, folder, home):
+        """Runs code with the real client against this server, and returns its last line.
+
+        The client reads its environment when it is imported, so each side is a process of its own.
+        """
+        environment = os.environ | {
+            "HF_ENDPOINT": self.url,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_TOKEN": "x",
+            "HF_HOME": str(home),
+            "HF_HUB_OFFLINE": "0",
+        }
+        command = [sys.executable, "-c", code, str(folder)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout.strip().splitlines()[-1]
 
     @property
     def revision(self):

@@ -1,9 +1,6 @@
 """Splits written as Parquet are the same when they come back: from a folder and from the Hub."""
 
 import json
-import os
-import subprocess
-import sys
 
 import datasets
 import pyarrow as pa
@@ -211,25 +208,14 @@ except ValueError as error:
 
 
 def test_push_to_the_hub_and_load(folder, tmp_path):
-    def run_client(code, home):
-        environment = os.environ | {
-            "HF_ENDPOINT": server.url,
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_TOKEN": "x",
-            "HF_HOME": str(home),
-            "HF_HUB_OFFLINE": "0",
-        }
-        command = [sys.executable, "-c", code, str(folder)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout.strip().splitlines()[-1]
-
     with HubServer() as server:
-        assert run_client(PUSH, tmp_path / "a").startswith(server.url)
+        assert server.run_client(PUSH, folder, tmp_path / "a").startswith(server.url)
         assert server.commits == ["Generalized zero-shot splits: seed-0, seed-1"]
         local = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
         assert set(server.files) - {".gitattributes"} == local
-        assert "expected one of the configurations" in run_client(LOAD, tmp_path / "b")
+        assert "expected one of the configurations" in server.run_client(
+            LOAD, folder, tmp_path / "b"
+        )
 
 
 def test_command_line(source, tmp_path, capsys):

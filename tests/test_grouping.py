@@ -1,16 +1,14 @@
 """Samples that share a sentence or a picture: kept together, counted, several seeds at once."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from test_protocol import outputs_by_hash_seed
 
-from dataset_scripts import SPLITS, ClassPartition, Record, load_gzs, load_gzs_seeds, mnre, protocol
+from dataset_scripts import SPLITS, ClassPartition, Record, load_gzs, load_gzs_seeds, mnre
 from dataset_scripts.overlap import group_samples, measure_overlap
 from dataset_scripts.protocol import seen_sizes, split_groups, split_samples
 
@@ -168,18 +166,7 @@ def test_grouped_split_does_not_depend_on_the_hash_seed():
         "print(split_groups(labels, [n * 7 % 17 for n in range(36)], p, 5,"
         " [f's{n}' for n in range(36)]))"
     )
-    folder = str(Path(protocol.__file__).parent)
-    outputs = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={"PYTHONHASHSEED": seed, "PATH": "", "PYTHONPATH": folder},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2", "3")
-    }
-    assert len(outputs) == 1
+    assert len(outputs_by_hash_seed(code, ("1", "2", "3"))) == 1
 
 
 def test_grouped_split_is_the_same_on_every_machine():

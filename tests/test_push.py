@@ -1,15 +1,10 @@
 """A run is pushed to the Hub and loaded from it, with the real client and a local server."""
 
-import os
-import subprocess
-import sys
-
 from hub_server import HubServer
 from tiny_world import tiny_label_sets, tiny_model, tiny_processor, tiny_records
 
 from modeling_hmgrl import HMGRLTrainer, HMGRLTrainingArguments
 
-# The client reads its environment when it is imported, so each side is a process of its own.
 PUSH = """
 import sys
 from modeling_hmgrl.card import push_run
@@ -30,20 +25,6 @@ print(predictor("ada sees the plum", mentions="plum", labels=["fruit", "tool"]).
 """
 
 
-def run_client(code, folder, url, home):
-    environment = os.environ | {
-        "HF_ENDPOINT": url,
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_TOKEN": "x",
-        "HF_HOME": str(home),
-        "HF_HUB_OFFLINE": "0",
-    }
-    command = [sys.executable, "-c", code, str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.strip().splitlines()[-1]
-
-
 def test_push_and_load(tmp_path):
     data, folder = tiny_records(24), tmp_path / "run"
     arguments = HMGRLTrainingArguments(
@@ -56,7 +37,7 @@ def test_push_and_load(tmp_path):
     (folder / "logs").mkdir(exist_ok=True)
     (folder / "logs" / "events").write_text("stays at home")
     with HubServer() as server:
-        url = run_client(PUSH, folder, server.url, tmp_path / "push_home")
+        url = server.run_client(PUSH, folder, tmp_path / "push_home")
         assert url.startswith(server.url)
         assert server.commits == ["hmgrl, typing, seed 0"]
         wanted = {"README.md", "config.json", "model.safetensors", "report.json", "tokenizer.json"}
@@ -66,4 +47,4 @@ def test_push_and_load(tmp_path):
         assert card.startswith("---\n")
         assert 'from_pretrained("me/model")' in card
         assert "hmgrl" in card
-        assert run_client(LOAD, folder, server.url, tmp_path / "load_home") in ("fruit", "tool")
+        assert server.run_client(LOAD, folder, tmp_path / "load_home") in ("fruit", "tool")
