@@ -11,8 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from transformers import pipeline
+
 from dataset_scripts import load_gzs
-from modeling_hmgrl import HMGRLPredictor
+from modeling_hmgrl.pipeline_hmgrl import TASK
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,7 +46,7 @@ def predict(output_dir: str) -> None:
     """Loads the run and predicts; called in a process of its own."""
     data = load_gzs("sample").splits["test"]
     names = data.features["label"].names
-    predictor = HMGRLPredictor.from_pretrained(output_dir)
+    pipe = pipeline(TASK, model=output_dir)
     report = json.loads((Path(output_dir) / "report.json").read_text(encoding="utf-8"))
     seen, unseen = report["labels"]["seen"], report["labels"]["test_unseen"]
     print(f"\nPredictions of a new process (labels: {len(seen)} seen, {len(unseen)} unseen):")
@@ -56,11 +58,11 @@ def predict(output_dir: str) -> None:
             data[row]["image"].save(buffer, format="PNG")
             image = buffer.getvalue()
         known = [*seen, *unseen] if labels is None else labels
-        result = predictor(text, mentions=mention, images=image, labels=known, top_k=3)
+        result = pipe(text, mention=mention, image=image, labels=known, top_k=3)
         shown = ", ".join(
             f"{label} {100 * p:.0f} %{'' if was_seen else ' (unseen)'}"
             for label, p, was_seen in zip(
-                result.labels, result.probabilities, result.seen, strict=True
+                result["labels"], result["probabilities"], result["seen"], strict=True
             )
         )
         asked = f" among {labels}" if labels else ""

@@ -1,7 +1,8 @@
 """HMGRL: generalized zero-shot multimodal entity typing and relation extraction.
 
-Importing this package registers its classes with AutoConfig, AutoModel and AutoProcessor, and marks
-them so that checkpoints carry the code that loads them where the package is not installed.
+Importing this package registers its classes with AutoConfig, AutoModel, AutoProcessor and as a
+pipeline, and marks them so that checkpoints carry the code that loads them where the package is not
+installed.
 """
 
 from importlib import import_module
@@ -10,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from .configuration_hmgrl import HMGRLConfig
+from .label_cache import LabelCache
 from .modeling_hmgrl import HMGRLForZeroShotTyping, HMGRLModel
+from .pipeline_hmgrl import ZeroShotTypingPipeline
 from .processing_hmgrl import HMGRLProcessor
 
 if TYPE_CHECKING:
     from .metrics import GZSMetric, evaluate_scores, gzs_scores
-    from .pipeline_hmgrl import HMGRLPredictor
     from .trainer import HMGRLTrainer
     from .training_arguments import HMGRLTrainingArguments
 
@@ -23,7 +25,6 @@ _LAZY = {
     "GZSMetric": "metrics",
     "evaluate_scores": "metrics",
     "gzs_scores": "metrics",
-    "HMGRLPredictor": "pipeline_hmgrl",
     "HMGRLTrainer": "trainer",
     "HMGRLTrainingArguments": "training_arguments",
 }
@@ -47,10 +48,11 @@ __all__ = [
     "HMGRLConfig",
     "HMGRLForZeroShotTyping",
     "HMGRLModel",
-    "HMGRLPredictor",
     "HMGRLProcessor",
     "HMGRLTrainer",
     "HMGRLTrainingArguments",
+    "LabelCache",
+    "ZeroShotTypingPipeline",
     "evaluate_scores",
     "gzs_scores",
 ]

@@ -11,8 +11,8 @@ from .reporting import score_table
 TEMPLATE = Path(__file__).with_name("model_card.md")
 
 _EXAMPLES = {
-    "typing": 'predictor("Ada plays the lute", mentions="lute", labels=["food", "instrument"])',
-    "relation": 'predictor(\n    "Ada Lovelace was born in London",\n    mentions=["Ada Lovelace", '
+    "typing": 'pipe("Ada plays the lute", mention="lute", labels=["food", "instrument"])',
+    "relation": 'pipe(\n    "Ada Lovelace was born in London",\n    mention=["Ada Lovelace", '
     '"London"],\n    labels=["place of birth", "employer"],\n)',
 }
 

@@ -101,6 +101,8 @@ class HMGRLConfig(PreTrainedConfig):
         freeze_vision: Whether the image encoder is kept as it is (paper).
         calibration_gamma: What calibrated stacking takes off the scores of seen labels (eq. 15);
             chosen on validation.
+        probability_temperature: What calibrated scores are divided by before the softmax that makes
+            probabilities of them; chosen on validation (see :mod:`temperature`).
         seen_labels: Names of the labels with training samples.
         generator_labels: Names without samples that the generator saw in training.
         label_texts: Text shown to the encoder for a label name, where it is not the name itself.
@@ -149,6 +151,7 @@ class HMGRLConfig(PreTrainedConfig):
     freeze_text: bool = False
     freeze_vision: bool = True
     calibration_gamma: float | int = 0.0
+    probability_temperature: float | int = 1.0
     seen_labels: list[str] | None = None
     generator_labels: list[str] | None = None
     label_texts: dict[str, str] | None = None
@@ -178,6 +181,7 @@ class HMGRLConfig(PreTrainedConfig):
         """
         positive = (
             "squared_radius", "bottleneck_size", "generator_latent_size", "temperature_init",
+            "probability_temperature",
         )  # fmt: skip
         for name in positive:
             if not getattr(self, name) > 0:

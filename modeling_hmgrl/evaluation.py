@@ -161,15 +161,16 @@ class HMGRLEvaluator:
         return found.numpy(), np.array([place[label] for label in samples.labels])
 
     def evaluate(self, split: str) -> dict[str, Any]:
-        """Evaluates a split with the gamma of the config.
+        """Evaluates a split with the gamma and the temperature of the config.
 
         Returns:
             Scores as of :func:`metrics.evaluate_scores`.
         """
         scores, truth = self.scores(split)
         names, mask = self.labels.candidates(split), self.labels.seen_mask(split)
-        gamma = self.model.config.calibration_gamma
-        return evaluate_scores(scores, truth, mask, gamma, names)
+        config = self.model.config
+        gamma, temperature = config.calibration_gamma, config.probability_temperature
+        return evaluate_scores(scores, truth, mask, gamma, names, temperature)
 
     def report(self, known: dict[str, Any] | None = None) -> dict[str, Any]:
         """Evaluates validation and test and describes the run.

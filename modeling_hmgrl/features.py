@@ -13,8 +13,13 @@ from torch import Tensor
 
 from .state_cache import StateCache
 
-# Fields that say how a model or a processor was loaded, not what it computes.
-_LOADING = ("_name_or_path", "auto_map", "dtype")
+# Fields that say how a model or a processor was loaded or what is done with its scores, not what
+# its encoders compute.
+_APART = (
+    "_name_or_path", "auto_map", "custom_pipelines", "dtype",
+    "calibration_gamma", "probability_temperature", "seen_labels", "generator_labels",
+    "label_texts", "freeze_text", "freeze_vision",
+)  # fmt: skip
 
 
 def image_bytes(image: dict[str, Any]) -> bytes:
@@ -52,7 +57,7 @@ def encoder_key(model: Any, preprocessing: Any) -> str:
 
 def _settings(part: Any) -> dict[str, Any]:
     """Settings of a configuration or processor, the same before saving and after loading."""
-    return {name: value for name, value in part.to_dict().items() if name not in _LOADING}
+    return {name: value for name, value in part.to_dict().items() if name not in _APART}
 
 
 def image_features(

@@ -139,6 +139,37 @@ class LabelScorer(nn.Module):
         """Projects label encodings, (K, d) to (K, d_p)."""
         return self.label_projection(self.dropout(labels))
 
+    def place(self, x: Tensor, c: float | Tensor) -> Tensor:
+        """Puts projected samples or labels where they are compared.
+
+        Args:
+            x: Projected samples or labels, shape (..., d_p).
+            c: Squared radius of the hyperboloid, for geodesic scores.
+
+        Returns:
+            As given for dot products, of length 1 for cosine, space components of points of the
+            hyperboloid for geodesic scores; shape (..., d_p).
+        """
+        if self.kind == "cosine":
+            return F.normalize(x, dim=-1)
+        if self.kind == "geodesic":
+            return lorentz.expmap0(lorentz.clip_norm(x, lorentz.clip_radius(c)), c)
+        return x
+
+    def compare(self, q: Tensor, p: Tensor, c: float | Tensor) -> Tensor:
+        """Scores samples (..., d_p) against labels (K, d_p), both from :meth:`place`.
+
+        Returns:
+            Scores, shape (..., K).
+        """
+        if self.kind == "dot":
+            return q @ p.T
+        scale = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
+        if self.kind == "cosine":
+            return scale * (q @ p.T)
+        squared = lorentz.pairwise_distance(q.reshape(-1, q.shape[-1]), p, c).square()
+        return -scale * squared.reshape(*q.shape[:-1], len(p))
+
     def score(self, q: Tensor, p: Tensor, c: float | Tensor) -> Tensor:
         """Scores projected samples (..., d_p) against projected labels (K, d_p).
 
@@ -150,13 +181,4 @@ class LabelScorer(nn.Module):
         Returns:
             Scores, shape (..., K).
         """
-        if self.kind == "dot":
-            return q @ p.T
-        scale = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
-        if self.kind == "cosine":
-            return scale * (F.normalize(q, dim=-1) @ F.normalize(p, dim=-1).T)
-        radius = lorentz.clip_radius(c)
-        points = [lorentz.expmap0(lorentz.clip_norm(x, radius), c) for x in (q, p)]
-        flat = points[0].reshape(-1, points[0].shape[-1])
-        squared = lorentz.pairwise_distance(flat, points[1], c).square()
-        return -scale * squared.reshape(*q.shape[:-1], len(p))
+        return self.compare(self.place(q, c), self.place(p, c), c)

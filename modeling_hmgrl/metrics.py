@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .calibration import ausuc, predict
+from .calibration import ausuc, calibrated, predict
 from .counting import (
     BoolArray,
     ClassCounts,
@@ -27,6 +27,7 @@ from .counting import (
     harmonic_mean,
     part_values,
 )
+from .temperature import calibration_error
 
 __all__ = ["GZSMetric", "evaluate_scores", "gzs_scores"]
 
@@ -92,6 +93,7 @@ def evaluate_scores(
     seen_mask: ArrayLike,
     gamma: float,
     label_names: Sequence[str] | None = None,
+    temperature: float | None = None,
 ) -> dict[str, Any]:
     """Predicts with calibrated stacking (HMGRL eq. 15) and measures the result.
 
@@ -101,10 +103,13 @@ def evaluate_scores(
         seen_mask: (K,) boolean, true for seen labels.
         gamma: What is subtracted from the seen scores.
         label_names: As in `gzs_scores`.
+        temperature: What calibrated scores are divided by to make probabilities; None if they are
+            not meant as such.
 
     Returns:
         What `gzs_scores` returns, and "ausuc", the area under the curve of seen against unseen
-        accuracy over all γ (Chao et al. 2016), and "gamma".
+        accuracy over all γ (Chao et al. 2016), and "gamma". With a temperature, "temperature" and
+        "calibration_error", the expected calibration error in [0, 1] (`temperature.py`).
 
     Raises:
         ValueError: As `gzs_scores`; also if a score is NaN or γ is not finite.
@@ -121,6 +126,10 @@ def evaluate_scores(
     result = gzs_scores(predict(array, seen, gamma), true_column, seen, label_names)
     result["ausuc"] = ausuc(array, true_column, seen)
     result["gamma"] = float(gamma)
+    if temperature is not None:
+        stacked = calibrated(array, seen, gamma)
+        result["temperature"] = float(temperature)
+        result["calibration_error"] = calibration_error(stacked, true_column, temperature)
     return result
 
 

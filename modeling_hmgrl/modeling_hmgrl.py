@@ -145,6 +145,55 @@ class HMGRLForZeroShotTyping(HMGRLPreTrainedModel):
         """Encodes labels once, for use as ``label_embeddings`` in many calls; see HMGRLModel."""
         return self.hmgrl.encode_labels(input_ids, attention_mask)
 
+    def encode_image(self, pixel_values: Tensor) -> Tensor:
+        """Encodes pictures once, for use as ``image_features``; see HMGRLModel."""
+        return self.hmgrl.encode_image(pixel_values)
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        span_positions: Tensor | None = None,
+        image_features: Tensor | None = None,
+        image_mask: Tensor | None = None,
+    ) -> HMGRLModelOutput:
+        """Encodes samples, for :meth:`score`; arguments as of :meth:`forward`."""
+        return self.hmgrl(
+            input_ids,
+            attention_mask,
+            span_positions,
+            image_features=image_features,
+            image_mask=image_mask,
+        )
+
+    def prepare_labels(self, label_embeddings: Tensor) -> Tensor:
+        """Does all of scoring that depends on the labels alone, so that it can be kept.
+
+        Args:
+            label_embeddings: Label encodings, shape (K, d), as of :meth:`encode_labels`.
+
+        Returns:
+            Label vectors for :meth:`score`, shape (K, d_p).
+        """
+        with lorentz.full_precision(label_embeddings.device):
+            projected = self.scorer.project_labels(lorentz.wide(label_embeddings))
+            return self.scorer.place(projected, self.hmgrl.curvature())
+
+    def score(self, encoded: HMGRLModelOutput, label_vectors: Tensor) -> Tensor:
+        """Scores encoded samples against prepared labels.
+
+        Args:
+            encoded: Samples as of :meth:`encode`.
+            label_vectors: Shape (K, d_p), as of :meth:`prepare_labels`.
+
+        Returns:
+            Logits, shape (B, K).
+        """
+        h, c = encoded.representation, self.hmgrl.curvature()
+        with lorentz.full_precision(h.device):
+            samples = self.scorer.place(self.scorer.project_samples(h), c)
+            return self.scorer.compare(samples, label_vectors, c)
+
     def forward(
         self,
         input_ids: Tensor,
@@ -236,9 +285,7 @@ class HMGRLForZeroShotTyping(HMGRLPreTrainedModel):
         """Scores encoded samples against label encodings; arguments as of :meth:`forward`."""
         h = encoded.representation
         with lorentz.full_precision(h.device):
-            c = self.hmgrl.curvature()
-            projected = self.scorer.project_labels(lorentz.wide(label_embeddings))
-            logits = self.scorer.score(self.scorer.project_samples(h), projected, c)
+            logits = self.score(encoded, self.prepare_labels(label_embeddings))
             terms = None
             if labels is not None:
                 terms = self._loss_terms(

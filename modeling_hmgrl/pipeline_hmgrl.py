@@ -1,228 +1,336 @@
-"""Prediction on raw text, mentions and pictures, against any label names given at call time."""
+"""The pipeline ``multimodal-zero-shot-typing``: text, mention and picture in, labels out."""
 
-from collections.abc import Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import count, islice
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
+from transformers import AutoModel, Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
 
-from .calibration import calibrated
-from .images import open_image
-from .marking import Span, check_spans
-from .modeling_hmgrl import HMGRLForZeroShotTyping
-from .processing_hmgrl import HMGRLProcessor
+from .label_cache import LabelCache
+from .marking import MarkedText
+from .prediction import (
+    Candidates,
+    Failure,
+    Prediction,
+    Query,
+    best_labels,
+    make_candidates,
+    make_query,
+    predictions,
+)
+
+TASK = "multimodal-zero-shot-typing"
+
+# Batches over which inputs are sorted by length, so that little is padded; their pictures are held.
+_LOOKAHEAD = 4
+# From this many labels on, encoding them shows a progress bar.
+_MANY_LABELS = 2_000
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What was predicted for one sample.
+class _Call:
+    """Arguments of one call."""
 
-    Attributes:
-        label: Name of the best label.
-        labels: Names of the best labels, best first.
-        scores: Their calibrated scores.
-        probabilities: Softmax of the calibrated scores over all labels given.
-        seen: Whether each was seen in training, with gamma taken off its score.
-        window: None, or the character ranges that were kept of a text that was too long.
-    """
+    labels: Any = None
+    seen: Collection[str] | None = None
+    top_k: int | None = 5
+    batch_size: int = 32
+    num_workers: int | None = None
+    on_error: str = "raise"
+    image_hosts: Collection[str] = ()
 
-    label: str
-    labels: list[str]
-    scores: list[float]
-    probabilities: list[float]
-    seen: list[bool]
-    window: list[Span] | None
+    def __post_init__(self) -> None:
+        for name in ("top_k", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name}: got {value!r}, expected 1 or more")
+        for name in ("seen", "image_hosts"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected a list of names")
+        if self.on_error not in ("raise", "return"):
+            raise ValueError(f"on_error: got {self.on_error!r}, expected 'raise' or 'return'")
 
 
-class HMGRLPredictor:
-    """Model and processor, ready to type mentions or relations.
+class ZeroShotTypingPipeline(Pipeline):
+    """Types mentions, or names relations, among labels given by name at call time.
+
+    Made by ``transformers.pipeline("multimodal-zero-shot-typing", model=...)`` or directly from a
+    model and its processor. The label vectors it computes stay in :attr:`label_cache`, for later
+    calls.
 
     Args:
-        model: Trained model.
+        model: Trained model, or whatever answers its ``encode``, ``encode_image``,
+            ``encode_labels``, ``prepare_labels`` and ``score``.
         processor: Its processor.
-        device: Where to run; the model's device if None.
+        **options: Those of ``transformers.Pipeline``, such as ``device``, and those of a call,
+            which then hold for all calls.
     """
 
-    def __init__(
-        self,
-        model: HMGRLForZeroShotTyping,
-        processor: HMGRLProcessor,
-        device: str | torch.device | None = None,
-    ) -> None:
-        self.model = model.eval() if device is None else model.to(device).eval()
-        self.processor = processor
+    _load_processor = True
+    _load_tokenizer = False
+    _load_image_processor = False
+    _load_feature_extractor = False
 
-    @classmethod
-    def from_pretrained(
-        cls, name: str, device: str | torch.device | None = None, **options: Any
-    ) -> "HMGRLPredictor":
-        """Loads model and processor from a folder or the Hub.
+    def __init__(self, model: Any, processor: Any = None, **options: Any) -> None:
+        if processor is None:
+            raise ValueError("processor: got None, expected the model's HMGRLProcessor")
+        calls = {name: options.pop(name) for name in _Call.__annotations__ if name in options}
+        super().__init__(model=model, processor=processor, **{"task": TASK, **options})
+        self.model.eval()
+        self._defaults = calls
+        self._options(calls)
+        self._last: tuple[Any, Candidates] | None = None
+        self.label_cache = LabelCache(model, processor)
 
-        Args:
-            name: Folder or Hub name.
-            device: Where to run.
-            **options: Options of both ``from_pretrained``, as ``revision`` or ``token``.
-        """
-        model = HMGRLForZeroShotTyping.from_pretrained(name, **options)
-        return cls(model, HMGRLProcessor.from_pretrained(name, **options), device)
+    def _options(self, given: Mapping[str, Any]) -> _Call:
+        if unknown := sorted(set(given) - set(_Call.__annotations__)):
+            raise TypeError(
+                f"{unknown[0]}: no argument of this pipeline, expected one of mention, spans, "
+                f"occurrence, image, {', '.join(_Call.__annotations__)}"
+            )
+        return _Call(**{**self._defaults, **given})
 
-    @torch.inference_mode()
     def __call__(
         self,
-        text: str | Sequence[str],
-        spans: Sequence[Any] | None = None,
-        images: Any = None,
-        labels: Sequence[str] | None = None,
+        inputs: Any,
         *,
-        mentions: Any = None,
-        seen: Sequence[str] | None = None,
-        top_k: int | None = 5,
-        batch_size: int = 32,
-    ) -> Prediction | list[Prediction]:
-        """Predicts labels.
+        mention: str | Sequence[str] | None = None,
+        spans: Any = None,
+        occurrence: int | Sequence[int | None] | None = None,
+        image: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Predicts.
 
         Args:
-            text: One text, or several.
-            spans: For each text its mentions as character offsets [[start, end], ...].
-            images: For each text a picture (path, bytes, PIL picture, array) or None.
-            labels: Label names to choose from; all labels known from training if None.
-            mentions: In place of spans, for each text its mentions as strings: one for typing, a
-                pair (head, tail) for relations. Each must occur exactly once.
-            seen: Which labels were seen in training; those of the config if None.
-            top_k: Labels returned; all if None.
-            batch_size: Samples encoded at once.
+            inputs: A text, with ``mention`` or ``spans``; or a mapping with the fields ``text``,
+                ``mention`` or ``spans``, and perhaps ``occurrence``, ``image`` and ``labels``; or a
+                list, a Dataset, a generator of such mappings.
+            mention: The mention as it stands in the text; for relations the pair (head, tail).
+            spans: In its place, character offsets ``[[start, end], ...]``, end exclusive.
+            occurrence: Which occurrence of the mention is meant, counted from 0, where there are
+                several; for relations one number (or None) for each mention.
+            image: A path, encoded bytes, a PIL picture, an array, or None. An address only together
+                with ``image_hosts``.
+            **options: ``labels``: names to choose from, or a mapping of names to the texts that the
+                encoder is shown for them (a description; None for the name itself); all labels
+                known from training by default. An input's own ``labels`` go before.
+                ``seen``: names of the labels that were seen in training, from which gamma is taken
+                off; those of the config by default.
+                ``top_k``: labels returned, 5 by default; None for all.
+                ``batch_size``: inputs encoded at once, 32 by default.
+                ``num_workers``: threads that open pictures ahead; by default none on a CPU, which
+                is busy, and up to 8 beside an accelerator.
+                ``on_error``: "raise", or "return" a :class:`Failure` in the place of that input.
+                ``image_hosts``: hosts from which pictures are fetched, see :func:`fetching.fetch`.
 
         Returns:
-            One :class:`Prediction` for one text, a list for several.
+            A :class:`Prediction` for one input, a list for a list, an iterator for a Dataset or
+            anything else that is iterated, in order.
 
         Raises:
-            ValueError: Naming the sample, the argument and what was expected.
+            ValueError: Naming the input, the field and what was expected.
+            TypeError: If an argument is not known.
         """
-        single = isinstance(text, str)
-        texts = [text] if isinstance(text, str) else list(text)
-        for option, value in (("top_k", top_k), ("batch_size", batch_size)):
-            if value is not None and value < 1:
-                raise ValueError(f"{option}: got {value}, expected 1 or more")
-        checked = self._spans(texts, spans, mentions, single)
-        pictures = _of_texts("images", images, len(texts), single)
-        names = self._label_names(labels)
-        if isinstance(seen, str):
-            raise ValueError(f"seen: got {seen!r}, expected a list of label names")
-        known = set(self.model.config.seen_labels or ()) if seen is None else set(seen)
-        seen_mask = np.array([name in known for name in names])
-        encodings = self._encode_labels(names)
-        results: list[Prediction] = []
-        for start in range(0, len(texts), batch_size):
-            part = slice(start, start + batch_size)
-            opened = pictures and [
-                None if image is None else open_image(image, f"sample {i}.image")
-                for i, image in enumerate(pictures[part], start)
-            ]
-            batch = self.processor(texts[part], checked[part], opened)
-            inputs = {name: value.to(self.model.device) for name, value in batch.items()}
-            logits = self.model(**inputs, label_embeddings=encodings).logits.float().cpu().numpy()
-            scores = calibrated(logits, seen_mask, self.model.config.calibration_gamma)
-            for row, window in zip(scores, batch.windows, strict=True):
-                results.append(_prediction(row, names, seen_mask, top_k, window))
-        return results[0] if single else results
-
-    def _spans(self, texts: list[str], spans: Any, mentions: Any, single: bool) -> list[list[Span]]:
-        """The mentions of every text as checked spans; errors count over all texts given."""
-        if (spans is None) == (mentions is None):
-            raise ValueError("spans, mentions: expected exactly one of them")
-        given = _of_texts("spans", spans, len(texts), single)
-        if given is None:
-            strings = _of_texts("mentions", mentions, len(texts), single) or []
-            given = [find_mentions(t, strings[i], f"sample {i}") for i, t in enumerate(texts)]
-        count = self.processor.num_spans
-        return [check_spans(t, given[i], count, f"sample {i}") for i, t in enumerate(texts)]
-
-    def _label_names(self, labels: Sequence[str] | None) -> list[str]:
-        if isinstance(labels, str):
-            raise ValueError(f"labels: got {labels!r}, expected a list of label names")
-        if labels is not None:
-            return list(labels)
-        config = self.model.config
-        names = [*(config.seen_labels or ()), *(config.generator_labels or ())]
-        if not names:
+        call = self._options(options)
+        fields = {"mention": mention, "spans": spans, "occurrence": occurrence, "image": image}
+        fields = {name: value for name, value in fields.items() if value is not None}
+        if isinstance(inputs, str):
+            return next(self._stream([{"text": inputs, **fields}], call, place="input"))
+        if fields:
+            raise ValueError(f"{next(iter(fields))}: expected with a single text only")
+        if isinstance(inputs, Mapping):
+            return next(self._stream([inputs], call, place="input"))
+        if not isinstance(inputs, Iterable):
             raise ValueError(
-                "labels: the model's config names none, expected a list of label names"
+                f"inputs: got {type(inputs).__name__}, expected a text, a mapping or several"
             )
-        return names
+        results = self._stream(inputs, call)
+        return list(results) if isinstance(inputs, list | tuple) else results
 
-    def _encode_labels(self, names: list[str]) -> torch.Tensor:
-        texts = [self.model.config.text_of(name) for name in names]
-        encoded = self.processor.encode_labels(texts)
-        return self.model.encode_labels(
-            encoded["label_input_ids"].to(self.model.device),
-            encoded["label_attention_mask"].to(self.model.device),
-        )
+    def across_processes(self, inputs: Sequence[Any], **options: Any) -> list[Any]:
+        """Predicts with all processes that accelerate or torchrun started, each for its share.
+
+        Args:
+            inputs: List or Dataset, the same in all processes.
+            **options: As of a call.
+
+        Returns:
+            The predictions for all inputs, in order, in each process.
+        """
+        from accelerate import PartialState  # noqa: PLC0415 - only where there are processes
+        from accelerate.utils import gather_object  # noqa: PLC0415
+
+        state = PartialState()
+        mine = range(state.process_index, len(inputs), state.num_processes)
+        # A share is a list, so that it is sorted by length; its pictures are opened as they come.
+        results = self([inputs[index] for index in mine], **options)
+        found = dict(gather_object(list(zip(mine, results, strict=True))))
+        return [found[index] for index in range(len(inputs))]
+
+    def _stream(
+        self, inputs: Iterable[Any], call: _Call, place: str | None = None
+    ) -> Iterator[Prediction | Failure]:
+        """Predictions in the order of the inputs; ``place`` names a single one in errors."""
+        # What comes one by one is answered a batch at a time, not held back to be sorted.
+        window = call.batch_size * (_LOOKAHEAD if hasattr(inputs, "__len__") else 1)
+        default = None if call.labels is None else self._candidates(call.labels)
+        places = (place or f"inputs[{index}]" for index in count())
+        workers = call.num_workers
+        if workers is None:
+            workers = 0 if self.device.type == "cpu" else min(8, os.cpu_count() or 1)
+        numbered = zip(inputs, places, strict=False)  # places have no end
+        checked = _ahead(partial(self._query, call), numbered, workers, window)
+        while part := list(islice(checked, window)):
+            good = [query for query in part if isinstance(query, Query)]
+            found = iter(self._predict(good, default, call))
+            for query in part:
+                yield next(found) if isinstance(query, Query) else query
+
+    def _query(self, call: _Call, numbered: tuple[Any, str]) -> Query | Failure:
+        record, place = numbered
+        try:
+            return make_query(record, self.processor, self.model.config, place, call.image_hosts)
+        except (ValueError, OSError) as error:
+            if call.on_error == "raise":
+                raise
+            return Failure(error=str(error))
+
+    def _candidates(self, labels: Any) -> Candidates:
+        """Candidates of a call; those of the call before are kept, as a list may be long."""
+        if isinstance(labels, Mapping) or not isinstance(labels, list | tuple):
+            return make_candidates(labels, self.model.config)
+        asked = (tuple(labels), dict(self.model.config.label_texts or {}))
+        if self._last is None or self._last[0] != asked:
+            self._last = (asked, make_candidates(labels, self.model.config))
+        return self._last[1]
+
+    @torch.inference_mode()
+    def _predict(
+        self, queries: list[Query], default: Candidates | None, call: _Call
+    ) -> list[Prediction]:
+        """Predictions for inputs that were checked, in their order."""
+        if default is None and any(query.labels is None for query in queries):
+            default = self._candidates(None)
+        asked: list[Any] = [query.labels or default for query in queries]
+        choices = {labels: self._choice(labels, call) for labels in _distinct(asked)}
+        marked = self.processor.mark([q.text for q in queries], [q.spans for q in queries])
+        order = _order(queries, [len(sample.ids) for sample in marked])
+        results: dict[int, Prediction] = {}
+        for start in range(0, len(order), call.batch_size):
+            rows = order[start : start + call.batch_size]
+            encoded = self._encode([queries[row] for row in rows], [marked[row] for row in rows])
+            for labels in _distinct(asked[row] for row in rows):
+                here = [place for place, row in enumerate(rows) if asked[row] == labels]
+                vectors, seen = choices[labels]
+                found = best_labels(
+                    partial(self.model.score, _rows_of(encoded, here, len(rows))),
+                    vectors,
+                    seen,
+                    self.model.config.calibration_gamma,
+                    self.model.config.probability_temperature,
+                    call.top_k,
+                )
+                mine = [rows[place] for place in here]
+                windows = [marked[row].kept for row in mine]
+                named = predictions(found, labels.names, seen, windows)
+                results |= zip(mine, named, strict=True)
+        return [results[row] for row in range(len(queries))]
+
+    def _choice(self, labels: Candidates, call: _Call) -> tuple[Tensor, Tensor]:
+        """Label vectors (K, d_p), and which labels gamma is taken off, (K,)."""
+        known = self.model.config.seen_labels or () if call.seen is None else call.seen
+        known = set(known)
+        many = len(labels.texts) >= _MANY_LABELS
+        vectors = self.label_cache.vectors(labels.texts, show_progress=many)
+        return vectors, torch.tensor([name in known for name in labels.names])
+
+    def _encode(self, queries: list[Query], marked: list[MarkedText]) -> Any:
+        """Encodes a batch; a picture that several inputs share is encoded once."""
+        device = self.model.device
+        inputs = self.processor.pad([sample.ids for sample in marked])
+        inputs["span_positions"] = torch.tensor([sample.positions for sample in marked])
+        distinct = {q.image_key: q.pixels for q in queries if q.pixels is not None}
+        if distinct:
+            pixels = torch.cat(list(distinct.values())).to(device)
+            states = self.model.encode_image(pixels)
+            place = {key: index for index, key in enumerate(distinct)}
+            where = torch.tensor([place.get(q.image_key, 0) for q in queries])
+            mask = torch.tensor([q.pixels is not None for q in queries])
+            inputs["image_features"] = states[where.to(states.device)]
+            inputs["image_mask"] = mask
+        return self.model.encode(**{name: value.to(device) for name, value in inputs.items()})
+
+    def _sanitize_parameters(self, **parameters: Any) -> Any:
+        """What the base class asks for; the arguments of a call are checked in :class:`_Call`."""
+        if parameters:
+            raise TypeError(f"{next(iter(parameters))}: no argument of this pipeline")
+        return {}, {}, {}
+
+    def preprocess(self, input_: Any, **_: Any) -> Query:
+        """Checks one input and opens its picture; see :func:`prediction.make_query`."""
+        return make_query(input_, self.processor, self.model.config, "input")
+
+    def _forward(self, input_tensors: Any, **_: Any) -> Any:
+        """Predicts for one checked input."""
+        return self._predict([input_tensors], None, self._options({}))
+
+    def postprocess(self, model_outputs: Any, **_: Any) -> Prediction:
+        """Returns the one prediction."""
+        return model_outputs[0]
 
 
-def _of_texts(name: str, values: Any, count: int, single: bool) -> list[Any] | None:
-    """What was given for each of ``count`` texts, or for a single one, as a list."""
-    if values is None or single:
-        return None if values is None else [values]
-    if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
-        raise ValueError(f"{name}: got {type(values).__name__}, expected a list over texts")
-    if len(values) != count:
-        raise ValueError(f"{name}: got {len(values)}, expected {count} as of text")
-    return list(values)
+def _distinct(labels: Iterable[Candidates]) -> list[Candidates]:
+    """Each once; what is one object is not compared in full."""
+    return list(dict.fromkeys({id(one): one for one in labels}.values()))
 
 
-def _prediction(
-    scores: np.ndarray,
-    names: list[str],
-    seen: np.ndarray,
-    top_k: int | None,
-    window: list[Span] | None,
-) -> Prediction:
-    exponential = np.exp(scores - scores.max())
-    probabilities = exponential / exponential.sum()
-    best = np.argsort(-scores, kind="stable")[:top_k]
-    return Prediction(
-        label=names[best[0]],
-        labels=[names[k] for k in best],
-        scores=[float(scores[k]) for k in best],
-        probabilities=[float(probabilities[k]) for k in best],
-        seen=[bool(seen[k]) for k in best],
-        window=window,
+def _order(queries: list[Query], lengths: list[int]) -> list[int]:
+    """Inputs of one picture side by side, of like length otherwise."""
+    first: dict[str | None, int] = {}
+    for query in queries:
+        first.setdefault(query.image_key, 0 if query.image_key is None else len(first) + 1)
+    return sorted(
+        range(len(queries)), key=lambda row: (first[queries[row].image_key], lengths[row])
     )
 
 
-def find_mentions(text: str, mentions: str | Sequence[str], place: str = "text") -> list[Span]:
-    """Finds mentions in a text as character offsets.
-
-    Args:
-        text: Text.
-        mentions: One mention, or several.
-        place: How errors name the sample.
-
-    Returns:
-        One (start, end) for each mention.
-
-    Raises:
-        ValueError: If a mention does not occur, or occurs several times; the places are listed.
-    """
-    found = []
-    listed = [mentions] if isinstance(mentions, str) else mentions
-    if not isinstance(listed, Sequence) or not all(isinstance(m, str) for m in listed):
-        raise ValueError(f"{place}: mention {mentions!r}, expected a string, or a pair of them")
-    for mention in listed:
-        starts = []
-        at = text.find(mention) if mention else -1
-        while at >= 0:
-            starts.append(at)
-            at = text.find(mention, at + 1)
-        if len(starts) != 1:
-            places = f"at {starts}" if starts else "nowhere"
-            raise ValueError(
-                f"{place}: mention {mention!r} occurs {places}, expected exactly one place; give "
-                "spans instead"
-            )
-        found.append((starts[0], starts[0] + len(mention)))
-    return found
+def _rows_of(encoded: Any, rows: list[int], total: int) -> Any:
+    """The given samples of an encoded batch."""
+    if len(rows) == total:
+        return encoded
+    return type(encoded)(**{name: value[rows] for name, value in encoded.items()})
 
 
-__all__ = ["HMGRLPredictor", "Prediction", "find_mentions"]
+def _ahead(
+    function: Callable[[Any], Any], items: Iterable[Any], workers: int, limit: int
+) -> Iterator[Any]:
+    """Maps in order; with workers, in threads that run at most ``limit`` items ahead."""
+    if not workers:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Any]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > limit:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=ZeroShotTypingPipeline, pt_model=AutoModel)
+
+__all__ = ["TASK", "ZeroShotTypingPipeline"]

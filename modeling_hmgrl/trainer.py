@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .batching import Batches
-from .calibration import best_gamma
+from .calibration import best_gamma, calibrated
 from .checkpointing import (
     FREE_ARGUMENTS,
     Place,
@@ -27,6 +27,7 @@ from .evaluation import HMGRLEvaluator
 from .metrics import evaluate_scores
 from .optimization import WeightAverage, make_optimizer, make_schedule
 from .reporting import PARTS, write_json, write_run_files
+from .temperature import best_temperature
 
 REPORT_NAME = "report.json"
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
@@ -275,12 +276,15 @@ class HMGRLTrainer(HMGRLEvaluator):
         self.accelerator.log({f"train/{name}": value for name, value in logged.items()}, step=step)
 
     def _validate(self, place: Place) -> dict[str, Any]:
-        """Chooses gamma on validation, sets it in the config and returns the scores."""
+        """Chooses gamma and temperature on validation, sets them and returns the scores."""
         scores, truth = self.scores("validation")
         mask = self.labels.seen_mask("validation")
         gamma = float(best_gamma(scores, truth, mask, metric=self.arguments.metric).gamma)
+        temperature = best_temperature(calibrated(scores, mask, gamma), truth)
         self.model.config.calibration_gamma = gamma
-        result = evaluate_scores(scores, truth, mask, gamma, self.labels.candidates("validation"))
+        self.model.config.probability_temperature = temperature
+        names = self.labels.candidates("validation")
+        result = evaluate_scores(scores, truth, mask, gamma, names, temperature)
         summary = {part: result[part] for part in PARTS}
         done = {"epoch": place.epoch, "step": place.step, "gamma": gamma}
         self.history.append({**done, **summary})
@@ -333,13 +337,14 @@ class HMGRLTrainer(HMGRLEvaluator):
             shutil.rmtree(partial, ignore_errors=True)
 
     def load_best(self) -> None:
-        """Loads weights and gamma of the best checkpoint, which lies in ``output_dir``."""
+        """Loads the best checkpoint, with its gamma and temperature, from ``output_dir``."""
         best = self.model_class.from_pretrained(self.output_dir)
         if self.accelerator.distributed_type in _SHARDED:
             self.model = best.to(self.accelerator.device)  # whole again, in each process
             return
         self.model.load_state_dict(best.state_dict())
-        self.model.config.calibration_gamma = best.config.calibration_gamma
+        for name in ("calibration_gamma", "probability_temperature"):
+            setattr(self.model.config, name, getattr(best.config, name))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Pushes the model, the processor, the report and a model card to the Hub.

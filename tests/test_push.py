@@ -15,13 +15,14 @@ import sys
 import torch
 from transformers import AutoModel
 import modeling_hmgrl
-from modeling_hmgrl import HMGRLPredictor
-predictor = HMGRLPredictor.from_pretrained("me/model")
-local = HMGRLPredictor.from_pretrained(sys.argv[1]).model.state_dict()
-state = predictor.model.state_dict()
+from transformers import pipeline
+from modeling_hmgrl.pipeline_hmgrl import TASK
+pipe = pipeline(TASK, model="me/model")
+local = pipeline(TASK, model=sys.argv[1]).model.state_dict()
+state = pipe.model.state_dict()
 assert all(torch.equal(value, state[name]) for name, value in local.items())
-assert type(AutoModel.from_pretrained("me/model")) is type(predictor.model)
-print(predictor("ada sees the plum", mentions="plum", labels=["fruit", "tool"]).label)
+assert type(AutoModel.from_pretrained("me/model")) is type(pipe.model)
+print(pipe("ada sees the plum", mention="plum", labels=["fruit", "tool"])["label"])
 """
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from tiny_world import tiny_label_sets, tiny_model, tiny_processor, tiny_records
+from transformers import pipeline
 
 from modeling_hmgrl import (
     HMGRLForZeroShotTyping,
-    HMGRLPredictor,
     HMGRLTrainer,
     HMGRLTrainingArguments,
 )
@@ -71,8 +71,9 @@ def test_the_checkpoint_is_the_best_one_and_predicts(finished):
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, model.state_dict()[name])
     row = tiny_records(48)["test"][0]
-    result = HMGRLPredictor.from_pretrained(str(folder))(row["text"], [row["spans"][0]])
-    assert result.label in model.config.seen_labels + model.config.generator_labels
+    pipe = pipeline("multimodal-zero-shot-typing", model=str(folder))
+    result = pipe(row["text"], spans=[row["spans"][0]])
+    assert result["label"] in model.config.seen_labels + model.config.generator_labels
 
 
 def test_cached_features_score_like_pictures(finished):
