@@ -4,6 +4,7 @@ Source: HMGRL (arXiv 2603.16259); what departs from it is named in :class:`HMGRL
 """
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from .configuration_hmgrl import HMGRLConfig
 from .fusion import CrossModalAttention, LabelScorer
 from .lorentz_layers import Curvature, FullyLorentzLinear, LorentzLinear
 from .outputs import HMGRLModelOutput
+from .sharing import public_name, save_pipeline_code
 from .starts import BlockLinear, ConstantLinear
 from .variational import HVIB
 
@@ -73,6 +75,22 @@ class HMGRLPreTrainedModel(PreTrainedModel):
         loaded = super().from_pretrained(*args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded).apply_freezing()
         return loaded
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Saves the model with its code and that of its pipeline.
+
+        Args:
+            save_directory: The folder.
+            *args: As of PreTrainedModel.
+            **kwargs: As of PreTrainedModel.
+        """
+        if kwargs.get("is_main_process", True):
+            self.config.custom_pipelines = save_pipeline_code(save_directory)
+        parts: list[Any] = [self.config.text_config, self.config.vision_config]
+        for part in parts:
+            if part is not None:
+                part.name_or_path = public_name(part.name_or_path)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def apply_freezing(self) -> None:
         """Sets ``requires_grad`` of the encoders as the config says."""
