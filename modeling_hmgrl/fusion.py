@@ -75,10 +75,12 @@ class CrossModalAttention(nn.Module):
         else:
             keys = self.key(tokens)
             logits = (keys @ self.query(entity).unsqueeze(-1)).squeeze(-1) / keys.shape[-1] ** 0.5
-            count = text.new_tensor(n) if text_mask is None else text_mask.sum(1, keepdim=True)
-            share = (self.modality_bias[0] - count.to(logits.dtype).log()).expand(len(text), n)
+            # new_full, as numbers of Python would be fixed in an exported graph
+            count = logits.new_full((), n) if text_mask is None else text_mask.sum(1, keepdim=True)
+            share = (self.modality_bias[0] - count.to(logits.dtype).log()).expand(text.shape[0], n)
             if m:
-                image_share = (self.modality_bias[1] - math.log(m)).expand(len(text), m)
+                log_m = logits.new_full((), m).log()
+                image_share = (self.modality_bias[1] - log_m).expand(text.shape[0], m)
                 share = torch.cat([share, image_share], dim=1)
             logits = logits + share
         mask = _fusion_mask(text_mask, image_mask, text, m)
@@ -147,8 +149,8 @@ class LabelScorer(nn.Module):
             c: Squared radius of the hyperboloid, for geodesic scores.
 
         Returns:
-            As given for dot products, of length 1 for cosine, space components of points of the
-            hyperboloid for geodesic scores; shape (..., d_p).
+            As given for dot products, of length 1 for cosine, shape (..., d_p); points of the
+            hyperboloid for geodesic scores, shape (..., d_p + 1).
         """
         if self.kind == "cosine":
             return F.normalize(x, dim=-1)
@@ -168,7 +170,7 @@ class LabelScorer(nn.Module):
         if self.kind == "cosine":
             return scale * (q @ p.T)
         squared = lorentz.pairwise_distance(q.reshape(-1, q.shape[-1]), p, c).square()
-        return -scale * squared.reshape(*q.shape[:-1], len(p))
+        return -scale * squared.reshape(*q.shape[:-1], p.shape[0])
 
     def score(self, q: Tensor, p: Tensor, c: float | Tensor) -> Tensor:
         """Scores projected samples (..., d_p) against projected labels (K, d_p).

@@ -172,15 +172,30 @@ class HMGRLProcessor(ProcessorMixin):
         batch["span_positions"] = torch.tensor([sample.positions for sample in marked])
         return dict(batch), [sample.kept for sample in marked]
 
-    def mark(self, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[MarkedText]:
-        """Tokenises texts whose spans were checked, special tokens and markers included."""
-        before = len(self._prefix)
-        room = self.max_length - before - len(self._suffix)
+    def mark(
+        self, texts: Sequence[str], spans: Sequence[Sequence[Span]], with_offsets: bool = False
+    ) -> list[MarkedText]:
+        """Tokenises texts whose spans were checked, special tokens and markers included.
+
+        Args:
+            texts: Texts.
+            spans: Checked spans of each.
+            with_offsets: Whether to keep the characters of each token, which take more memory than
+                the tokens.
+
+        Returns:
+            One :class:`MarkedText` for each text.
+        """
+        before, after = len(self._prefix), len(self._suffix)
+        room = self.max_length - before - after
         return [
             MarkedText(
                 self._prefix + sample.ids + self._suffix,
                 [(start + before, end + before) for start, end in sample.positions],
                 sample.kept,
+                [*[None] * before, *(sample.offsets or ()), *[None] * after]
+                if with_offsets
+                else None,
             )
             for sample in mark_texts(self.tokenizer, texts, spans, room)
         ]

@@ -1,146 +1,210 @@
-"""The temperature of probabilities and the calibration error, against plain computations."""
+"""Temperature of probabilities and expected calibration error, against slow computations."""
+
+import json
+import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from tiny_world import tiny_label_sets, tiny_model, tiny_processor, tiny_records
+from hypothesis.extra import numpy as hnp
+from scipy.special import log_softmax, softmax
 
-from modeling_hmgrl import HMGRLForZeroShotTyping, HMGRLTrainer, HMGRLTrainingArguments
-from modeling_hmgrl.metrics import evaluate_scores
 from modeling_hmgrl.temperature import best_temperature, calibration_error, probabilities
 
-RNG = np.random.default_rng(0)
+LOWEST, HIGHEST = 1e-3, 1e3
 
 
-def likelihood(scores, labels, temperature):
-    """Mean log-likelihood of the right labels, one by one."""
+@st.composite
+def problems(draw, most=60.0):
+    samples, labels = draw(st.integers(1, 12)), draw(st.integers(1, 6))
+    numbers = st.floats(-most, most, allow_nan=False, width=32)
+    scores = draw(hnp.arrays(np.float32, (samples, labels), elements=numbers))
+    right = draw(hnp.arrays(np.int64, samples, elements=st.integers(0, labels - 1)))
+    return scores, right
+
+
+def loss(scores, right, temperature):
+    """Mean negative log-likelihood, in float64."""
+    logs = log_softmax(np.asarray(scores, dtype=np.float64) / temperature, axis=1)
+    return -logs[np.arange(len(right)), right].mean()
+
+
+# Probabilities
+
+
+@settings(max_examples=200, deadline=None)
+@given(problems(), st.floats(1e-3, 1e3))
+def test_probabilities_are_a_softmax(problem, temperature):
+    scores, _ = problem
+    found = probabilities(scores, temperature)
+    expected = softmax(scores.astype(np.float64) / temperature, axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-300)
+    assert found.dtype == np.float64
+    assert (np.diff(np.sort(scores, axis=1)) >= 0).all()
+    # the order of the labels stays
+    for row, chance in zip(scores, found, strict=True):
+        assert chance[row.argmax()] == chance.max()
+
+
+def test_probabilities_of_extremes():
+    np.testing.assert_allclose(probabilities([1e30, -1e30]), [1, 0])
+    np.testing.assert_allclose(probabilities([[-np.inf, 0.0, 0.0]]), [[0, 0.5, 0.5]])
+    np.testing.assert_allclose(probabilities([[3.0]], 1e-3), [[1]])
+    np.testing.assert_allclose(probabilities([1e3, 999.0], 1e-3), [1, 0])
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, math.inf, math.nan])
+def test_a_temperature_that_is_none_is_refused(temperature):
+    with pytest.raises(ValueError, match=r"^temperature: got .*, expected a positive number"):
+        probabilities([[1.0, 2.0]], temperature)
+    with pytest.raises(ValueError, match=r"^temperature: got .*, expected a positive number"):
+        calibration_error([[1.0, 2.0]], [0], temperature)
+
+
+# The best temperature
+
+GRID = np.geomspace(LOWEST, HIGHEST, 2001)
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems())
+def test_no_temperature_of_a_grid_is_better(problem):
+    scores, right = problem
+    found = best_temperature(scores, right)
+    assert LOWEST <= found <= HIGHEST
+    best = min(loss(scores, right, temperature) for temperature in GRID)
+    assert loss(scores, right, found) <= best + 1e-9 * (1 + abs(best))
+
+
+def test_it_is_found_exactly():
+    # two labels, three of four right by a margin of 1: T with sigmoid(1/T) = 3/4
+    scores, right = [[1.0, 0.0]] * 4, [0, 0, 0, 1]
+    assert best_temperature(scores, right) == pytest.approx(1 / math.log(3), rel=1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems(most=5.0), st.floats(0.25, 4.0), st.floats(-100, 100))
+def test_it_scales_with_the_scores_and_ignores_what_is_added(problem, scale, shift):
+    scores, right = problem
+    found = best_temperature(scores, right)
+    assume(0.01 < found < 100)
+    rows = scores.astype(np.float64) * scale + shift * np.arange(len(scores))[:, None]
+    assert best_temperature(rows, right) == pytest.approx(found * scale, rel=1e-4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.2, 5.0))
+def test_the_temperature_that_labels_were_drawn_with_is_found(seed, true):
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(0, 2, (4000, 5))
+    drawn = (scores / true + rng.gumbel(size=scores.shape)).argmax(1)
+    assert best_temperature(scores, drawn) == pytest.approx(true, rel=0.15)
+
+
+def test_extremes_are_kept_within_bounds():
+    right = np.arange(3)
+    assert best_temperature(np.eye(3), right) == LOWEST  # all right: the sharper the better
+    assert best_temperature(-np.eye(3), right) == HIGHEST  # worse than none: the flatter the better
+    assert best_temperature(np.zeros((3, 3)), right) in (LOWEST, HIGHEST)  # it decides nothing
+    assert best_temperature([[5.0], [-3.0]], [0, 0]) in (LOWEST, HIGHEST)  # one label
+    huge = np.array([[1e30, 0.0], [0.0, 1e30], [1e30, 0.0]])
+    assert best_temperature(huge, [0, 1, 1]) == HIGHEST
+    for scores in (np.eye(3), -np.eye(3), np.zeros((3, 3)), huge):
+        found = best_temperature(scores, np.arange(len(scores)) % scores.shape[1])
+        assert np.isfinite(probabilities(scores, found)).all()
+
+
+def test_labels_that_are_ruled_out_take_no_part():
+    scores, right = np.array([[1.0, 0.0]] * 4), [0, 0, 0, 1]
+    wider = np.hstack([scores, np.full((4, 2), -np.inf)])
+    assert best_temperature(wider, right) == pytest.approx(best_temperature(scores, right))
+    assert calibration_error(wider, right) == pytest.approx(calibration_error(scores, right))
+    with pytest.raises(ValueError, match=r"^scores: .*infinit"):
+        best_temperature(wider, [0, 0, 0, 2])
+    with pytest.raises(ValueError, match=r"^scores: .*infinit"):
+        best_temperature([[np.inf, 0.0]], [0])
+
+
+# The error
+
+
+def slow_calibration_error(scores, right, temperature, bins):
+    """One sample after another, one bin after another."""
     total = 0.0
-    for row, label in zip(scores, labels, strict=True):
-        scaled = row / temperature
-        total += scaled[label] - scaled.max() - np.log(np.exp(scaled - scaled.max()).sum())
-    return total / len(labels)
+    for k in range(bins):
+        low, high = k / bins, (k + 1) / bins
+        confidences, hits = [], []
+        for row, label in zip(np.asarray(scores, dtype=np.float64), right, strict=True):
+            chances = softmax(row / temperature)
+            best = max(range(len(row)), key=lambda j: (chances[j], -j))
+            if low < chances[best] <= high:
+                confidences.append(chances[best])
+                hits.append(best == label)
+        if hits:
+            gap = abs(sum(hits) / len(hits) - sum(confidences) / len(hits))
+            total += gap * len(hits) / len(right)
+    return total
 
 
-def noisy(n=300, k=5, scale=3.0):
-    labels = RNG.integers(k, size=n)
-    scores = RNG.normal(size=(n, k)) * scale
-    scores[np.arange(n), labels] += scale
-    return scores, labels
-
-
-@pytest.mark.parametrize("scale", [0.05, 1.0, 40.0])
-def test_no_other_temperature_is_likelier(scale):
-    scores, labels = noisy(scale=scale)
-    found = best_temperature(scores, labels)
-    best = likelihood(scores, labels, found)
-    grid = np.exp(np.linspace(np.log(1e-3), np.log(1e3), 500))
-    assert best >= max(likelihood(scores, labels, t) for t in grid) - 1e-9
-    for factor in (0.999, 1.001):
-        assert likelihood(scores, labels, found * factor) < best
-
-
-@given(
-    arrays(np.float64, (6, 3), elements=st.floats(-50, 50, width=32)),
-    arrays(np.int64, 6, elements=st.integers(0, 2)),
-)
-def test_any_scores_have_a_temperature_within_its_bounds(scores, labels):
-    found = best_temperature(scores, labels)
-    assert 1e-3 <= found <= 1e3
-    own = likelihood(scores, labels, found)
-    assert own >= max(likelihood(scores, labels, t) for t in (1e-3, 0.1, 1, 10, 1e3)) - 1e-7
-
-
-def test_scaled_scores_have_a_scaled_temperature():
-    scores, labels = noisy()
-    assert best_temperature(7 * scores, labels) == pytest.approx(
-        7 * best_temperature(scores, labels)
+@settings(max_examples=200, deadline=None)
+@given(problems(), st.sampled_from([0.1, 1.0, 7.0]), st.integers(1, 20))
+def test_calibration_error_is_that_of_a_slow_loop(problem, temperature, bins):
+    scores, right = problem
+    confidence = softmax(scores.astype(np.float64) / temperature, axis=1).max(1)
+    # at a bound between bins, rounding decides where a sample falls
+    edge = np.abs(confidence * bins - np.round(confidence * bins)) < 1e-9
+    assume(not (edge & (np.round(confidence * bins) < bins)).any())
+    found = calibration_error(scores, right, temperature, bins)
+    assert found == pytest.approx(
+        slow_calibration_error(scores, right, temperature, bins), abs=1e-9
     )
+    assert 0 <= found <= 1
 
 
-def test_what_is_drawn_from_a_softmax_is_found_again():
-    scores = RNG.normal(size=(20_000, 4)) * 2
-    chances = probabilities(scores, 1.7)
-    labels = (chances.cumsum(1) > RNG.random((20_000, 1))).argmax(1)
-    assert best_temperature(scores, labels) == pytest.approx(1.7, rel=0.05)
-    assert calibration_error(scores, labels, 1.7) < 0.02
-    assert calibration_error(scores, labels, 0.4) > 0.1
+def test_calibration_error_of_known_cases():
+    sure = np.array([[100.0, 0.0]] * 4)
+    assert calibration_error(sure, [0, 0, 0, 0]) == pytest.approx(0)
+    assert calibration_error(sure, [1, 1, 1, 1]) == pytest.approx(1)
+    assert calibration_error(sure, [0, 0, 1, 1]) == pytest.approx(0.5)
+    # as sure as it is right: 3 of 4, with a probability of 3/4
+    assert calibration_error([[math.log(3), 0.0]] * 4, [0, 0, 0, 1]) == pytest.approx(0)
+    # one label is always right, with a probability of 1
+    assert calibration_error([[2.0]] * 3, [0, 0, 0]) == 0
+    # two bins: gaps do not cancel between them, but within one
+    scores = np.array([[math.log(9), 0.0], [0.0, 0.0]])
+    assert calibration_error(scores, [1, 0]) == pytest.approx((0.9 + 0.5) / 2)
+    assert calibration_error(scores, [1, 0], bins=1) == pytest.approx(abs(0.5 - 0.7))
 
 
-def test_extremes():
-    right = np.eye(3)
-    assert best_temperature(right, [0, 1, 2]) == 1e-3  # nothing is too sharp
-    assert best_temperature(right, [1, 2, 0]) == 1e3  # nothing is too flat
-    assert best_temperature(np.ones((2, 1)), [0, 0]) == 1e-3  # one label is always right
-    ruled_out = np.array([[0.0, 1.0, -np.inf], [2.0, 1.5, -np.inf]])
-    assert best_temperature(ruled_out, [0, 0]) == pytest.approx(
-        best_temperature(ruled_out[:, :2], [0, 0])
-    )
-    assert probabilities([[0.0, -np.inf]], 1e-3).tolist() == [[1.0, 0.0]]
-    assert np.isfinite(probabilities([[1e30, -1e30]], 1e-3)).all()
-
-
-@pytest.mark.parametrize("bins", [1, 10, 15])
-def test_calibration_error_is_that_of_a_plain_loop(bins):
-    scores, labels = noisy(n=200)
-    chances = probabilities(scores, 2.0)
-    error = 0.0
-    for b in range(bins):
-        rows = [i for i, row in enumerate(chances) if b / bins < row.max() <= (b + 1) / bins]
-        if rows:
-            accuracy = np.mean([chances[i].argmax() == labels[i] for i in rows])
-            confidence = np.mean([chances[i].max() for i in rows])
-            error += len(rows) / len(labels) * abs(accuracy - confidence)
-    assert calibration_error(scores, labels, 2.0, bins) == pytest.approx(error)
-
-
-def test_evaluation_tells_temperature_and_error_if_they_are_meant():
-    scores, labels = noisy()
-    seen = np.array([True, True, False, False, False])
-    plain = evaluate_scores(scores, labels, seen, 0.5)
-    assert "temperature" not in plain
-    told = evaluate_scores(scores, labels, seen, 0.5, temperature=2.0)
-    assert told["temperature"] == 2.0
-    stacked = scores - 0.5 * seen
-    assert told["calibration_error"] == pytest.approx(calibration_error(stacked, labels, 2.0))
-    assert {k: v for k, v in told.items() if k in plain} == plain
-
-
-def test_training_chooses_it_on_validation_and_keeps_it(tmp_path):
-    data = tiny_records(24)
-    arguments = HMGRLTrainingArguments(
-        str(tmp_path / "run"), epochs=2, tracker="none", progress=False, save_epochs=0,
-        head_learning_rate=1e-3, feature_dir=str(tmp_path / "features"),
-    )  # fmt: skip
-    trainer = HMGRLTrainer(
-        tiny_model(), tiny_processor(), arguments, tiny_label_sets(),
-        data["train"], data["validation"], data["test"],
-    )  # fmt: skip
-    report = trainer.train()
-    loaded = HMGRLForZeroShotTyping.from_pretrained(tmp_path / "run").config
-    scores, truth = trainer.scores("validation")
-    stacked = scores - loaded.calibration_gamma * trainer.labels.seen_mask("validation")
-    assert loaded.probability_temperature == pytest.approx(
-        best_temperature(stacked, truth), rel=1e-4
-    )
-    assert loaded.probability_temperature != 1.0
-    for split in ("validation", "test"):
-        assert report[split]["temperature"] == loaded.probability_temperature
-        assert 0 <= report[split]["calibration_error"] <= 1
-
-
+@pytest.mark.parametrize("function", [best_temperature, calibration_error])
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("scores", "right", "message"),
     [
-        (lambda: probabilities([1.0], 0), "temperature: got 0, expected a positive number"),
-        (lambda: probabilities([1.0], np.nan), "temperature: got nan, expected a positive"),
-        (lambda: best_temperature([[np.nan]], [0]), "scores: hold NaN"),
-        (lambda: best_temperature([[1.0]], [1]), r"labels must be in \[0, 1\)"),
-        (lambda: calibration_error([[1.0]], [0], bins=0), "bins: got 0, expected 1 or more"),
-        (lambda: calibration_error([1.0], [0]), r"scores must be numbers of shape \(N, K\)"),
+        ([[1.0, math.nan]], [0], r"^scores: hold NaN, expected numbers"),
+        ([1.0, 2.0], [0], "scores must be numbers of shape"),
+        ([["a", "b"]], [0], "scores must be numbers"),
+        (3.0, [0], "scores must be numbers of shape"),
+        (np.zeros((0, 3)), [], "labels"),
+        ([[1.0, 2.0]], [0, 1], "labels has 2 entries, but there are 1 samples"),
+        ([[1.0, 2.0]], [2], r"labels must be in \[0, 2\)"),
+        ([[1.0, 2.0]], [0.0], "labels must be integers"),
     ],
 )
-def test_what_cannot_be_is_named(call, message):
+def test_what_cannot_be_measured_is_named(function, scores, right, message):
     with pytest.raises(ValueError, match=message):
-        call()
+        function(scores, right)
+
+
+def test_bins_are_checked():
+    with pytest.raises(ValueError, match=r"^bins: got 0, expected 1 or more"):
+        calibration_error([[1.0, 2.0]], [0], bins=0)
+
+
+def test_the_best_temperature_of_calibrated_labels_leaves_little_error():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0, 3, (5000, 4))
+    drawn = (scores / 2.5 + rng.gumbel(size=scores.shape)).argmax(1)
+    found = best_temperature(scores, drawn)
+    assert calibration_error(scores, drawn, found) < 0.02 < calibration_error(scores, drawn)
+    json.dumps([found, calibration_error(scores, drawn)])  # plain numbers, for the report
