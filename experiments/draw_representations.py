@@ -34,7 +34,8 @@ from modeling_hmgrl.projection import (
     trustworthiness,
 )
 from modeling_hmgrl.projection_figure import Points, draw_layout
-from modeling_hmgrl.prototypes import Prototypes, sample_vectors, similarity
+from modeling_hmgrl.prototypes import Prototypes
+from modeling_hmgrl.sample_vectors import sample_vectors, similarity, squared_radius
 
 NEIGHBOURS = 10
 TITLES = {"sphere": "on a sphere", "poincare": "in the Poincaré disk", "plane": "in the plane"}
@@ -77,7 +78,7 @@ def chosen(data: Any, limit: int, seed: int) -> Any:
 def distances_and_start(model: Any, vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Distances of the model's vectors, (N, N), and vectors of a flat space to start from."""
     if model.config.score_function == "geodesic":
-        flat = lorentz.logmap0(vectors, float(model.hmgrl.curvature()))
+        flat = lorentz.logmap0(vectors, squared_radius(model))
         return -similarity(model, vectors, vectors), flat
     vectors = vectors.double()
     return torch.cdist(vectors, vectors), vectors
@@ -101,14 +102,14 @@ def measures(distances: Tensor, placed: Layout, labels: Tensor) -> dict[str, flo
 def main() -> None:
     """Encodes, lays out, measures, draws."""
     arguments = parse()
-    if not 1 <= arguments.limit <= MAX_POINTS // 2:
-        raise SystemExit(f"--limit: expected 1 to {MAX_POINTS // 2}")
+    if not 1 <= arguments.limit <= MAX_POINTS:
+        raise SystemExit(f"--limit: got {arguments.limit}, expected 1 to {MAX_POINTS}")
     logging.disable_progress_bar()
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
     pipe = pipeline(TASK, model=arguments.run)
     model, config = pipe.model, pipe.model.config
-    data = load_gzs(arguments.source, seed=arguments.split_seed, **source_choices(arguments)).splits
+    data = load_gzs(seed=arguments.split_seed, **source_choices(arguments)).splits
     if config.vision_config is None:
         data = data.remove_columns("image")
     records = chosen(data[arguments.split], arguments.limit, arguments.seed)
@@ -117,6 +118,11 @@ def main() -> None:
     known = set(config.seen_labels or ())
     names = sorted(known | set(labels))
     texts = {name: config.text_of(name) for name in names}
+    if (total := len(labels) + 2 * len(names)) > MAX_POINTS:
+        raise SystemExit(
+            f"--limit: {len(labels)} samples and {len(names)} labels with prototypes make {total} "
+            f"points, expected at most {MAX_POINTS}"
+        )
 
     vectors = torch.stack([v for _, _, v in sample_vectors(pipe, records, arguments.batch_size)])
     train = chosen(data["train"], arguments.prototype_limit, arguments.seed)

@@ -41,9 +41,9 @@ def patch_grid(config: Any, tokens: int, height: int, width: int) -> tuple[int, 
     if len(sides) == 2:
         for merged in (1, 2, 4, 8, 16):
             rows, columns = height // (sides[0] * merged), width // (sides[1] * merged)
-            if 0 < rows * columns <= tokens:
-                if tokens - rows * columns > _MOST_PREFIX_TOKENS:
-                    break
+            prefix = tokens - rows * columns
+            # encoders that merge patches put nothing before them
+            if rows * columns and 0 <= prefix <= (_MOST_PREFIX_TOKENS if merged == 1 else 0):
                 return rows, columns
     raise ValueError(
         f"image encoder {getattr(config, 'model_type', type(config).__name__)!r}: {tokens} tokens "
@@ -126,7 +126,8 @@ def heat_over(
     size = (max(right - left, 1), max(bottom - top, 1))
     largest = float(np.abs(values).max()) if scale is None else scale
     values = values / max(largest, float(np.finfo(np.float32).tiny))  # weights may all be 0
-    heat = Image.fromarray(values).resize(size, Image.Resampling.BICUBIC)
+    # linear between patches: a smoother filter overshoots into colours that no patch has
+    heat = Image.fromarray(values).resize(size, Image.Resampling.BILINEAR)
     canvas = Image.new("F", opened.size)
     canvas.paste(heat, (left, top))  # what lies outside is cut off
     level = np.clip(np.asarray(canvas), -1, 1)[..., None]

@@ -68,7 +68,7 @@ def _open(source: Any, name: str, max_pixels: int) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{name}: larger than the bound of {max_pixels} pixels") from error
     except Exception as error:  # a header that ends too soon, a name too long; readers raise any
-        raise ValueError(f"{name}: cannot be read ({error})") from error
+        raise ValueError(f"{name}: cannot be read ({str(error)[:200]})") from error
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
@@ -91,4 +91,4 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
         # what is RGB already is passed on, not copied: a picture may come through here twice
         return image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:  # Pillow's decoders raise any
-        raise ValueError(f"{name}: cut off or damaged ({error})") from error
+        raise ValueError(f"{name}: cut off or damaged ({str(error)[:200]})") from error

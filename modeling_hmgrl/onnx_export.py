@@ -31,8 +31,8 @@ from .onnx_runner import (
 )
 from .sharing import public_name
 
-OPSET = 20
-"""Version of ONNX's operators; the first with Gelu."""
+OPSET = 23
+"""Version of ONNX's operators; the first with Attention as one of them."""
 
 LEAST_OPSET = 18
 """The oldest in which torch writes all operators."""

@@ -34,6 +34,7 @@ from .sharing import TASK
 LOOKAHEAD = 4
 """Batches over which inputs are sorted by length, so that little is padded; their pictures are
 held."""
+_BOUNDS = {"top_k": (1, 1_000_000_000), "batch_size": (1, 100_000), "num_workers": (0, 1_000)}
 # From this many labels on, encoding them shows a progress bar.
 _MANY_LABELS = 2_000
 
@@ -51,17 +52,19 @@ class _Call:
     image_hosts: Collection[str] = ()
 
     def __post_init__(self) -> None:
-        for name, least in {"top_k": 1, "batch_size": 1, "num_workers": 0}.items():
+        for name, (least, most) in _BOUNDS.items():
             value: Any = getattr(self, name)
             if value is None and name != "batch_size":
                 continue
             if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
                 raise ValueError(f"{name}: got {shown(value)}, expected {least} or more")
+            if int(value) > most:
+                raise ValueError(f"{name}: got {shown(value)}, expected at most {most}")
         for name in ("seen", "image_hosts"):
             value = getattr(self, name)
             if value is not None and not _are_names(value):
                 raise ValueError(f"{name}: got {shown(value)}, expected a list of names")
-        if self.on_error not in ("raise", "return"):
+        if not isinstance(self.on_error, str) or self.on_error not in ("raise", "return"):
             raise ValueError(f"on_error: got {shown(self.on_error)}, expected 'raise' or 'return'")
 
 
@@ -340,7 +343,7 @@ class _Share:
 
 def _are_names(value: Any) -> bool:
     """Whether it is a collection of strings; 100,000 are looked through in no time."""
-    if isinstance(value, str) or not isinstance(value, Collection):
+    if isinstance(value, str | Mapping) or not isinstance(value, Collection):
         return False
     return all(issubclass(kind, str) for kind in set(map(type, value)))
 

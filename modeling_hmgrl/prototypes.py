@@ -1,33 +1,29 @@
 """Explanation by example: the training samples and the label prototypes nearest to an input.
 
-Samples and labels are compared in the space that the model scores in: unit vectors by their cosine,
-points of the hyperboloid by minus their geodesic distance, other vectors by their dot product, as
-``config.score_function`` says. A label with training samples has the mean of their vectors as its
-prototype; one without, the mean of samples that the conditional autoencoder (HMCVAE) imagines of
-it, as in training.
+Samples and labels are compared in the space that the model scores in, see :mod:`sample_vectors`. A
+label with training samples has the mean of their vectors as its prototype; one without, the mean of
+samples that the conditional autoencoder (HMCVAE) imagines of it, as in training.
 """
 
 import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from . import lorentz
-from .marking import Span
-from .pipeline_hmgrl import LOOKAHEAD, _order
-from .prediction import Prediction, Query
 from .json_files import write_json
+from .marking import Span
+from .prediction import Prediction, Query
+from .sample_vectors import batch_vectors, center, place, sample_vectors, similarity
 
 VECTORS_NAME = "prototypes.safetensors"
 SAMPLES_NAME = "prototypes.json"
@@ -91,86 +87,6 @@ class PrototypeExplanation:
     prediction: Prediction
     neighbours: list[Neighbour]
     labels: list[LabelEvidence]
-
-
-def sample_vectors(
-    pipe: Any, records: Iterable[Any], batch_size: int = 32
-) -> Iterator[tuple[Any, list[Span], Tensor]]:
-    """Vectors of samples, where the model compares them with labels.
-
-    Args:
-        pipe: A :class:`ZeroShotTypingPipeline`.
-        records: Inputs of the pipeline, or training records.
-        batch_size: Samples encoded at once.
-
-    Yields:
-        Each record in order, its mentions in characters, and its vector, shape (d_p,), float32, on
-        the CPU.
-
-    Raises:
-        ValueError: Naming the record, the field and what was expected.
-    """
-    call, at, stream = pipe._options({"on_error": "raise"}), 0, iter(records)
-    while part := list(islice(stream, LOOKAHEAD * batch_size)):
-        queries: list[Query] = [
-            pipe._query(call, (record, f"records[{at + place}]"))
-            for place, record in enumerate(part)
-        ]
-        marked = pipe.processor.mark([q.text for q in queries], [q.spans for q in queries])
-        order = _order(queries, [len(sample.ids) for sample in marked])
-        found: list[Tensor] = []
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            found.append(_vectors(pipe, [queries[r] for r in rows], [marked[r] for r in rows]))
-        vectors = torch.cat(found)[torch.tensor(order).argsort()]
-        for record, query, vector in zip(part, queries, vectors, strict=True):
-            yield record, query.spans, vector
-        at += len(part)
-
-
-@torch.inference_mode()
-def _vectors(pipe: Any, queries: list[Query], marked: list[Any]) -> Tensor:
-    """Vectors of one batch, (B, d_p)."""
-    return _place(pipe.model, pipe._encode(queries, marked).representation)
-
-
-def _place(model: Any, representations: Tensor) -> Tensor:
-    """Puts representations (..., D) where the model compares them with labels, (..., d_p)."""
-    with lorentz.full_precision(representations.device):
-        projected = model.scorer.project_samples(lorentz.wide(representations))
-        return model.scorer.place(projected, model.hmgrl.curvature()).float().cpu()
-
-
-def similarity(model: Any, a: Tensor, b: Tensor) -> Tensor:
-    """Similarity of placed vectors, before the scale of the scores.
-
-    Args:
-        model: The model, whose ``config.score_function`` says what is compared.
-        a: Shape (N, d_p).
-        b: Shape (M, d_p).
-
-    Returns:
-        Cosine, dot product or minus the geodesic distance, shape (N, M).
-    """
-    if model.config.score_function == "geodesic":
-        return -lorentz.pairwise_distance(a, b, float(model.hmgrl.curvature()))
-    return a @ b.T
-
-
-def center(model: Any, mean: Tensor) -> Tensor:
-    """Puts means of placed vectors, shape (K, d_p), back where such vectors lie.
-
-    On the hyperboloid that is the centroid of least squared Lorentz distance, the mean scaled to
-    the hyperboloid (Law et al. 2019, "Lorentzian Distance Learning", theorem 3.3).
-    """
-    if model.config.score_function == "cosine":
-        return F.normalize(mean, dim=-1)
-    if model.config.score_function == "geodesic":
-        c = float(model.hmgrl.curvature())
-        inside = (-lorentz.inner(mean, mean)).clamp(min=torch.finfo(mean.dtype).tiny)
-        # time follows from space, so that rounding leaves the point on the hyperboloid
-        return lorentz.with_time(mean[..., 1:] * (c / inside).sqrt().unsqueeze(-1), c)
-    return mean
 
 
 class Prototypes:
@@ -250,13 +166,13 @@ class Prototypes:
                 "label": name,
             }
             # each record is kept with the same chance, whatever their number (algorithm R)
-            place = total if total < keep else draw.randrange(total + 1)
-            if place == len(kept):
+            slot = total if total < keep else draw.randrange(total + 1)
+            if slot == len(kept):
                 samples.append(sample)
                 kept.append(vector.clone())  # without the rest of its batch
-            elif place < keep:
-                samples[place] = sample
-                kept[place] = vector.clone()
+            elif slot < keep:
+                samples[slot] = sample
+                kept[slot] = vector.clone()
             total += 1
         if not total:
             raise ValueError("records: got none, expected at least one")
@@ -302,7 +218,7 @@ class Prototypes:
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(draws, model.hmcvae.latent, generator=generator)
         noise = noise.to(encodings).expand(len(texts), -1, -1)
-        placed = _place(model, model.hmcvae.generate(encodings, draws, noise))
+        placed = place(model, model.hmcvae.generate(encodings, draws, noise))
         return center(model, placed.double().mean(1)).float()
 
     def explain(
@@ -329,7 +245,7 @@ class Prototypes:
         query: Query = pipe._query(call, (record, "input"))
         candidates = query.labels or pipe._candidates(call.labels)
         prediction: Prediction = pipe._predict([query], candidates, call)[0]
-        vector = _vectors(pipe, [query], pipe.processor.mark([query.text], [query.spans]))
+        vector = batch_vectors(pipe, [query], pipe.processor.mark([query.text], [query.spans]))
         near = similarity(pipe.model, vector, self._vectors)[0]
         values, rows = near.topk(min(k, len(near)))
         neighbours = [
@@ -344,14 +260,14 @@ class Prototypes:
         evidence = [
             LabelEvidence(
                 label=name,
-                score=prediction["scores"][place],
-                seen=prediction["seen"][place],
-                to_label=to_label[place],
-                to_prototype=to_prototype[place],
+                score=prediction["scores"][rank],
+                seen=prediction["seen"][rank],
+                to_label=to_label[rank],
+                to_prototype=to_prototype[rank],
                 prototype="real" if name in self.counts else "imagined",
                 samples=self.counts.get(name, _DRAWS),
             )
-            for place, name in enumerate(shown)
+            for rank, name in enumerate(shown)
         ]
         return PrototypeExplanation(prediction, neighbours, evidence)
 
@@ -441,5 +357,4 @@ __all__ = [
     "Neighbour",
     "PrototypeExplanation",
     "Prototypes",
-    "sample_vectors",
 ]

@@ -280,7 +280,7 @@ def test_manifest(exported_text):
     content = json.loads((exported_text / MANIFEST).read_text())
     assert content.pop("versions").keys() == {"torch", "transformers", "onnx"}
     assert content == {
-        "format_version": 1, "opset": 20, "task": "relation", "images": False, "quantized": False,
+        "format_version": 1, "opset": 23, "task": "relation", "images": False, "quantized": False,
     }  # fmt: skip
     assert not (exported_text / "image_encoder.onnx").exists()
 
