@@ -11,13 +11,16 @@ Needs matplotlib: pip install "hmgrl[report]".
 """
 
 import argparse
+import importlib.util
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import pipeline
 from transformers.utils import logging
 
@@ -99,14 +102,19 @@ def measures(distances: Tensor, placed: Layout, labels: Tensor) -> dict[str, flo
     }
 
 
-def main() -> None:
-    """Encodes, lays out, measures, draws."""
-    arguments = parse()
-    if not 1 <= arguments.limit <= MAX_POINTS:
-        raise SystemExit(f"--limit: got {arguments.limit}, expected 1 to {MAX_POINTS}")
-    logging.disable_progress_bar()
-    out = Path(arguments.out)
-    out.mkdir(parents=True, exist_ok=True)
+@dataclass
+class Scene:
+    """What is drawn: samples, label vectors and prototypes of one model."""
+
+    model: Any
+    vectors: Tensor
+    points: Points
+    ids: list[str]
+    predicted: list[str]
+
+
+def gather(arguments: argparse.Namespace) -> Scene:
+    """Encodes samples, labels and prototypes."""
     pipe = pipeline(TASK, model=arguments.run)
     model, config = pipe.model, pipe.model.config
     data = load_gzs(seed=arguments.split_seed, **source_choices(arguments)).splits
@@ -118,46 +126,82 @@ def main() -> None:
     known = set(config.seen_labels or ())
     names = sorted(known | set(labels))
     texts = {name: config.text_of(name) for name in names}
-    if (total := len(labels) + 2 * len(names)) > MAX_POINTS:
-        raise SystemExit(
-            f"--limit: {len(labels)} samples and {len(names)} labels with prototypes make {total} "
-            f"points, expected at most {MAX_POINTS}"
-        )
+    check_sizes(len(labels), len(names), arguments.perplexity)
 
-    vectors = torch.stack([v for _, _, v in sample_vectors(pipe, records, arguments.batch_size)])
+    shown = tqdm(records, desc="Samples", leave=False)
+    vectors = torch.stack([v for _, _, v in sample_vectors(pipe, shown, arguments.batch_size)])
     train = chosen(data["train"], arguments.prototype_limit, arguments.seed)
-    prototypes = Prototypes.of(pipe, train, keep=1, batch_size=arguments.batch_size)
-    own = pipe.label_cache.vectors(list(texts.values())).float().cpu()
+    shown = tqdm(train, desc="Prototypes", leave=False)
+    prototypes = Prototypes.of(pipe, shown, all_names, keep=1, batch_size=arguments.batch_size)
+    own = pipe.label_cache.vectors(list(texts.values())).float()
     with torch.inference_mode():
-        scores = model.scorer.compare(vectors, own, model.hmgrl.curvature())
+        placed = vectors.to(own.device)
+        scores = model.scorer.compare(placed, own, model.hmgrl.curvature()).cpu()
     scores = scores - config.calibration_gamma * torch.tensor([name in known for name in names])
     predicted = [names[place] for place in scores.argmax(1).tolist()]
     correct = [a == b for a, b in zip(labels, predicted, strict=True)]
-    points = torch.cat([vectors, own, prototypes.prototypes(texts)])
-    distances, start = distances_and_start(model, points)
-    marks = Points(labels, correct, names, known)
+    return Scene(
+        model,
+        torch.cat([vectors, own.cpu(), prototypes.prototypes(texts)]),
+        Points(labels, correct, names, known),
+        [str(name) for name in records["id"]],
+        predicted,
+    )
 
+
+def check_sizes(samples: int, labels: int, perplexity: float) -> None:
+    """Stops before anything is encoded in vain."""
+    total = samples + 2 * labels
+    if total > MAX_POINTS:
+        raise SystemExit(
+            f"--limit: {samples} samples and {labels} labels with prototypes make {total} points, "
+            f"expected at most {MAX_POINTS}"
+        )
+    if not 1 <= perplexity <= (total - 1) / 3:
+        raise SystemExit(
+            f"--perplexity: got {perplexity:g}, expected 1 to {(total - 1) // 3} for {total} points"
+        )
+
+
+def described(scene: Scene) -> list[dict[str, Any]]:
+    """The points as JSON, in the order of the coordinates."""
+    points = scene.points
+    samples = [
+        {"id": name, "label": label, "seen": label in points.seen, "predicted": found}
+        for name, label, found in zip(scene.ids, points.labels, scene.predicted, strict=True)
+    ]
+    return samples + [
+        {"kind": kind, "label": name, "seen": name in points.seen}
+        for kind in ("label", "prototype")
+        for name in points.names
+    ]
+
+
+def main() -> None:
+    """Encodes, lays out, measures, draws."""
+    arguments = parse()
+    if not 1 <= arguments.limit <= MAX_POINTS:
+        raise SystemExit(f"--limit: got {arguments.limit}, expected 1 to {MAX_POINTS}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise SystemExit('drawing needs matplotlib: pip install "hmgrl[report]"')
+    logging.disable_progress_bar()
+    out = Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    scene = gather(arguments)
+    points = scene.points
+    distances, start = distances_and_start(scene.model, scene.vectors)
+    settings = ("split_seed", "perplexity", "steps", "seed")
     report: dict[str, Any] = {
         "run": arguments.run,
         "source": arguments.source,
         "split": arguments.split,
-        "samples": len(labels),
-        "settings": {
-            name: getattr(arguments, name) for name in ("split_seed", "perplexity", "steps", "seed")
-        },
-        "accuracy": sum(correct) / len(correct),
+        "samples": len(points.labels),
+        "settings": {name: getattr(arguments, name) for name in settings},
+        "accuracy": sum(points.correct) / len(points.correct),
         "layouts": {},
-        "points": [
-            {"id": str(record_id), "label": label, "seen": label in known, "predicted": found}
-            for record_id, label, found in zip(records["id"], labels, predicted, strict=True)
-        ]
-        + [
-            {"kind": kind, "label": name, "seen": name in known}
-            for kind in ("label", "prototype")
-            for name in names
-        ],
+        "points": described(scene),
     }
-    numbers = torch.tensor([names.index(label) for label in labels])
+    numbers = torch.tensor([points.names.index(label) for label in points.labels])
     for manifold in arguments.manifolds:
         began = time.perf_counter()
         placed = layout(
@@ -170,27 +214,25 @@ def main() -> None:
         )
         found = measures(distances, placed, numbers)
         seconds = time.perf_counter() - began
+        quality = (
+            f"trustworthiness {found['trustworthiness']:.3f}; accuracy of {found['neighbours']} "
+            f"neighbours {found['neighbour_accuracy']:.3f}, in the original space "
+            f"{found['neighbour_accuracy_original']:.3f}"
+        )
         print(
-            f"{manifold}: trustworthiness {found['trustworthiness']:.3f}, accuracy of "
-            f"{found['neighbours']} neighbours {found['neighbour_accuracy']:.3f} (original space "
-            f"{found['neighbour_accuracy_original']:.3f}), divergence {found['divergence']:.3f}, "
-            f"{seconds:.0f} s"
+            f"{manifold}: {quality}; divergence {found['divergence']:.3f}; {seconds:.0f} s",
+            flush=True,
         )
         coordinates = [[round(x, 6) for x in row] for row in placed.points.tolist()]
         report["layouts"][manifold] = {**found, "coordinates": coordinates}
-        title = f"{len(labels):,} samples of {arguments.source}, {arguments.split} split"
-        note = (
-            f"t-SNE, perplexity {arguments.perplexity:g}; {NOTES[manifold]}; trustworthiness "
-            f"{found['trustworthiness']:.3f}; accuracy of {found['neighbours']} neighbours "
-            f"{found['neighbour_accuracy']:.3f}, in the original space "
-            f"{found['neighbour_accuracy_original']:.3f}"
-        )
+        title = f"{arguments.source}, {arguments.split} split: {len(points.labels):,} samples"
+        title = f"{title}, {TITLES[manifold]}"
+        note = f"t-SNE, perplexity {arguments.perplexity:g}; {NOTES[manifold]}\n{quality}"
         for kind in ("png", "svg"):
-            drawn = draw_layout(placed, marks, f"{title}, {TITLES[manifold]}", note, kind)
+            drawn = draw_layout(placed, points, title, note, kind)
             (out / f"{manifold}.{kind}").write_bytes(drawn)
-    (out / "layout.json").write_text(
-        json.dumps(report, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    content = json.dumps(report, ensure_ascii=False)
+    (out / "layout.json").write_text(content + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ Two methods, which answer different questions:
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby, islice
 from typing import Any
 from unicodedata import category
 
@@ -270,12 +270,12 @@ def _occlusion(
     variants = [set[int](), *(set(word.tokens) for word in words)]
     variants.append(set().union(*variants))
     texts = [[hidden if i in gone else t for i, t in enumerate(marked.ids)] for gone in variants]
-    jobs = [(ids, query.pixels) for ids in texts]
     pixels = query.pixels
+    jobs: Iterable[tuple[list[int], Tensor | None]] = [(ids, pixels) for ids in texts]
     if pixels is not None:
         rows, columns = (min(regions, side) for side in pixels.shape[-2:])
-        jobs.append((marked.ids, None))
-        jobs += [(marked.ids, part) for part in _hidden_regions(pixels, rows, columns)]
+        parts = ((marked.ids, part) for part in _hidden_regions(pixels, rows, columns))
+        jobs = chain(jobs, [(marked.ids, None)], parts)
     scores = list(_scores(pipe, marked, jobs, vector, batch_size))
     falls = [scores[0] - score for score in scores[1:]]
     count = len(words)
@@ -306,7 +306,7 @@ def _hidden_regions(pixels: Tensor, rows: int, columns: int) -> Iterator[Tensor]
 def _scores(
     pipe: Any,
     marked: MarkedText,
-    jobs: Sequence[tuple[list[int], Tensor | None]],
+    jobs: Iterable[tuple[list[int], Tensor | None]],
     vector: Tensor,
     batch_size: int,
 ) -> Iterator[float]:
@@ -314,8 +314,8 @@ def _scores(
 
     gamma is the same in all of them and cancels in differences.
     """
-    for start in range(0, len(jobs), batch_size):
-        part = jobs[start : start + batch_size]
+    stream = iter(jobs)
+    while part := list(islice(stream, batch_size)):
         # one object is one picture: the pipeline encodes each key once
         queries = [
             Query("", [], pixels, None if pixels is None else str(id(pixels)), None)

@@ -148,7 +148,8 @@ def layout(
         raise ValueError(
             f"distances: got shape {tuple(distances.shape)}, expected ({count}, {count})"
         )
-    wanted = affinities(distances.double(), perplexity).float()
+    with _one_thread():
+        wanted = affinities(distances.double(), perplexity).float()
     radius = 1.0 if manifold == "plane" else _RADIUS[manifold] * math.sqrt(count)
     geoopt = _geoopt()
     on = {

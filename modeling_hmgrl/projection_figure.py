@@ -57,7 +57,7 @@ def draw_layout(
         layout: The layout.
         points: What its points are.
         title: Line above the picture.
-        note: Line below it.
+        note: Lines below it.
         format: "png", "svg" or "pdf".
 
     Returns:
@@ -77,7 +77,7 @@ def draw_layout(
         raise ValueError(f"points: got {len(points)}, expected {len(layout.points)} as laid out")
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()  # the caller's style is not meant for this picture
-        # names hold what they hold; text as paths would need the same glyphs
+        # a character that the font lacks becomes a box in a PNG; an SVG holds the text
         warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
         matplotlib.rcParams.update({"svg.hashsalt": "layout", "svg.fonttype": "none"})
         return _draw(layout, points, title, note, format)
@@ -89,10 +89,10 @@ def _draw(layout: Layout, points: Points, title: str, note: str, format: str) ->
 
     wide = layout.manifold == "sphere"
     width, side = (14.2, 7.0) if wide else (9.4, 9.0)
-    height = side + 1.25
+    height = side + 1.4
     figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.1 / width, 0.85 / height, 1 - 0.2 / width, (side - 0.1) / height))
+    axes = figure.add_axes((0.1 / width, 1.0 / height, 1 - 0.2 / width, (side - 0.1) / height))
     axes.set_aspect("equal")
     axes.set_axis_off()
     if layout.manifold == "sphere":
@@ -113,7 +113,7 @@ def _draw(layout: Layout, points: Points, title: str, note: str, format: str) ->
         figure.text(0.25 / width, top, title, fontsize=13, weight="bold", va="top", **place)
     if note:
         figure.text(0.25 / width, 0.1 / height, note, fontsize=9, color="#555555", **place)
-    _legend(figure, points, 0.38 / height)
+    _legend(figure, points, 0.53 / height)
     file = io.BytesIO()
     dateless = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     figure.savefig(file, format=format, metadata=dateless[format])
@@ -155,8 +155,6 @@ def _scatter(axes: Any, flat: Tensor, points: Points) -> None:
 
 def _name_stars(axes: Any, canvas: Any, flat: Tensor, points: Points, halves: bool) -> None:
     """Names beside the stars, each where it covers least of stars and of names put before."""
-    from matplotlib.patheffects import withStroke  # noqa: PLC0415
-
     renderer = canvas.get_renderer()
     count = len(points.labels)
     stars = axes.transData.transform(flat[count:])
@@ -182,7 +180,8 @@ def _name_stars(axes: Any, canvas: Any, flat: Tensor, points: Points, halves: bo
             zorder=8,
             family=_FONT,
             parse_math=False,
-            path_effects=[withStroke(linewidth=2.6, foreground="white")],
+            # a halo would turn the names of an SVG into shapes
+            bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1},
         )
         box = text.get_window_extent(renderer)
         half, tall = box.width / 2, box.height / 2
