@@ -171,7 +171,7 @@ def _name_stars(axes: Any, canvas: Any, flat: Tensor, points: Points, halves: bo
             name if len(name) <= 30 else name[:29] + "…",
             flat[count + place].tolist(),
             xytext=(0, 0),
-            textcoords="offset pixels",
+            textcoords="offset points",
             ha="center",
             va="center",
             fontsize=9.5,
@@ -205,14 +205,16 @@ def _name_stars(axes: Any, canvas: Any, flat: Tensor, points: Points, halves: bo
             ),
         )
         dx, dy = best[2:]
-        text.set_position((dx, dy))
+        # in points: an SVG has other pixels than those measured with
+        offset = (dx * 72 / _DPI, dy * 72 / _DPI)
+        text.set_position(offset)
         taken.append((x + dx - half, y + dy - tall, x + dx + half, y + dy + tall))
-        if best[1] > 10:  # far from its star
+        if best[1]:  # not right beside its star
             axes.annotate(
                 "",
                 flat[count + place].tolist(),
-                xytext=(dx, dy),
-                textcoords="offset pixels",
+                xytext=offset,
+                textcoords="offset points",
                 arrowprops={"arrowstyle": "-", "color": "#555555", "linewidth": 0.6},
                 zorder=4,
             )
