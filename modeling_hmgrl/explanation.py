@@ -229,6 +229,8 @@ def _attention(pipe: Any, query: Query, marked: MarkedText, words: list[_Word]) 
     """The shares of the fusion's attention."""
     with torch.inference_mode():
         encoded = pipe._encode([query], [marked])
+    if getattr(encoded, "attention", None) is None:  # an exported model, say
+        raise ValueError("method: the model returns no attention, expected 'occlusion'")
     weights = encoded.attention[0].double().cpu()
     count = encoded.text_states.shape[1]
     text, image = weights[:count], weights[count:]

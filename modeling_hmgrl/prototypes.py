@@ -357,4 +357,5 @@ __all__ = [
     "Neighbour",
     "PrototypeExplanation",
     "Prototypes",
+    "sample_vectors",
 ]

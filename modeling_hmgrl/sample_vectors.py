@@ -33,6 +33,7 @@ def sample_vectors(
         the CPU.
 
     Raises:
+        TypeError: If the model is an exported one.
         ValueError: Naming the record, the field and what was expected.
     """
     call, at, stream = pipe._options({"on_error": "raise"}), 0, iter(records)
@@ -55,6 +56,8 @@ def sample_vectors(
 @torch.inference_mode()
 def batch_vectors(pipe: Any, queries: list[Query], marked: list[MarkedText]) -> Tensor:
     """Vectors of one batch, (B, d_p)."""
+    if not hasattr(pipe.model, "scorer"):
+        raise TypeError(f"pipe: got {type(pipe.model).__name__}, expected a model of torch")
     return place(pipe.model, pipe._encode(queries, marked).representation)
 
 

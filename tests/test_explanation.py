@@ -253,6 +253,21 @@ def test_unfit_arguments_are_named(record, options, message):
         explain(looking(), record, LABELS, **options)
 
 
+def test_a_model_without_attention_is_explained_by_occlusion_alone(monkeypatch):
+    pipe = looking()
+    encode = pipe.model.encode
+
+    def without(**inputs):
+        encoded = encode(**inputs)
+        encoded.attention = None
+        return encoded
+
+    monkeypatch.setattr(pipe.model, "encode", without)
+    with pytest.raises(ValueError, match=r"^method: the model returns no attention"):
+        explain(pipe, RECORD, LABELS)
+    assert explain(pipe, RECORD, LABELS, method="occlusion").text_share != 0
+
+
 def test_unknown_option_is_named():
     with pytest.raises(TypeError, match=r"^colour: no argument of this pipeline"):
         explain(looking(), RECORD, LABELS, colour="red")

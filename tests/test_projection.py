@@ -310,7 +310,7 @@ def test_a_name_stands_beside_its_star_in_an_svg_too():
     points = Points(["animal"] * 20, [True] * 20, ["animal"], {"animal"}, prototypes=False)
     placed = Layout(on_manifold("plane", 21, spread=0.1), "plane", 1.0, 0.5)
     svg = draw_layout(placed, points, format="svg").decode()
-    name = re.search(r"translate\(([\d.]+) ([\d.]+)\)[^>]*>animal<", svg).groups()
+    name = re.search(r'x="([\d.]+)" y="([\d.]+)"[^>]*>animal<', svg).groups()
     star = re.findall(r'<use [^>]*x="([\d.]+)" y="([\d.]+)"[^>]*stroke: #000000', svg)[0]
     distance = math.dist([float(v) for v in name], [float(v) for v in star])
     assert 5 < distance < 70  # in points; the picture has 650 of them

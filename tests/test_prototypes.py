@@ -2,6 +2,7 @@
 
 import json
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -246,6 +247,13 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
 def test_unfit_records_are_named(rows, options, message):
     with pytest.raises(ValueError, match=message):
         Prototypes.of(pipe_of(), rows, **options)
+
+
+def test_an_exported_model_is_refused():
+    pipe = pipe_of()
+    pipe.model = SimpleNamespace(config=pipe.model.config)
+    with pytest.raises(TypeError, match=r"^pipe: got SimpleNamespace, expected a model of torch"):
+        Prototypes.of(pipe, records(2))
 
 
 def test_unfit_k_is_named():
