@@ -96,8 +96,8 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
     settings = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
-        if not equals or name not in HMGRLConfig.__annotations__:
-            known = ", ".join(sorted(HMGRLConfig.__annotations__))
+        if not equals or name not in HMGRLConfig.field_names():
+            known = ", ".join(sorted(HMGRLConfig.field_names()))
             raise SystemExit(f"--set {pair}: expected FIELD=VALUE with a field among {known}")
         try:
             settings[name] = json.loads(value)
@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     references: dict[str, Any] = {}
     if options.references and not options.no_test:
         references["label similarity"] = label_similarity(
-            model.hmgrl.text_model,
+            model.encoders.text_model,
             processor.tokenizer,
             labels,
             data.splits["validation"],

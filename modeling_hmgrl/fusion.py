@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from . import lorentz
-from .configuration_hmgrl import HMGRLConfig
+from .configuration_hmgrl import HMGRLConfig, ZeroShotTypingConfig
 from .starts import BlockLinear, ConstantLinear
 
 MAX_LOG_SCALE = math.log(100.0)  # a temperature below 0.01 only sharpens rounding
@@ -109,16 +109,14 @@ class LabelScorer(nn.Module):
         config: Configuration of the model.
     """
 
-    def __init__(self, config: HMGRLConfig) -> None:
+    def __init__(self, config: ZeroShotTypingConfig) -> None:
         super().__init__()
         width = config.text_width
         size = config.projection_size or width
         self.kind, self.temperature_init = config.score_function, config.temperature_init
         self.dropout = nn.Dropout(config.dropout)
         if config.projection_init == "similarity":
-            # q = mean of the mentions + pooled tokens, p = label; [h_CLS] starts without a say
-            mentions = [1 / config.num_spans] * config.num_spans
-            self.sample_projection: nn.Linear = BlockLinear(width, size, [0, *mentions, 1])
+            self.sample_projection: nn.Linear = BlockLinear(width, size, config.block_factors)
             self.label_projection: nn.Linear = BlockLinear(width, size, [1])
         else:
             self.sample_projection = nn.Linear(config.representation_size, size)
