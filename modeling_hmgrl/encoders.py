@@ -54,12 +54,23 @@ class HMGRLPreTrainedModel(PreTrainedModel):
             LorentzLinear, FullyLorentzLinear, Curvature, CrossModalAttention, LabelScorer,
             ConstantLinear, BlockLinear,
         )  # fmt: skip
-        if isinstance(module, own):
+        start: Any = getattr(module, "start_parameters", None)  # of a method's own modules
+        if start is not None:
+            start()
+        elif isinstance(module, own):
             module.reset_parameters()
         elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, 0.0, 0.02)
+        elif isinstance(module, nn.MultiheadAttention):
+            init.xavier_uniform_(module.in_proj_weight)
+            init.zeros_(module.in_proj_bias)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:

@@ -8,6 +8,19 @@ from transformers.utils import ModelOutput
 
 
 @dataclass
+class SampleEncoding(ModelOutput):
+    """What a method makes of samples; methods add what else they score by.
+
+    Attributes:
+        representation: What stands for each sample, shape (B, D).
+        attention: Share of each text and image token in it, shape (B, n + m), where there is such.
+    """
+
+    representation: Tensor = None  # type: ignore[assignment]
+    attention: Any = None
+
+
+@dataclass
 class HMGRLModelOutput(ModelOutput):
     """Output of :class:`HMGRLModel`.
 
