@@ -216,14 +216,18 @@ class Encoders(HMGRLPreTrainedModel):
         states = lorentz.wide(self.encode_text(ids, mask))
         return losses.masked_mean(states, mask if self.config.mask_padding else None)
 
+    @staticmethod
+    def inside(span_positions: Tensor, length: int) -> Tensor:
+        """Which of ``length`` tokens stand between the markers, bool, shape (B, spans, length)."""
+        token = torch.arange(length, device=span_positions.device)
+        return (token > span_positions[..., :1]) & (token < span_positions[..., 1:])
+
     def mentions(self, states: Tensor, span_positions: Tensor) -> Tensor:
         """States of the mentions, (B, spans, d), from token positions (B, spans, 2)."""
         if self.config.span_pooling == "marker":
             index = span_positions[..., 0].unsqueeze(-1).expand(-1, -1, states.shape[-1])
             return states.gather(1, index)
-        token = torch.arange(states.shape[1], device=states.device)
-        # between the markers, which stand at the two positions and are left out
-        inside = (token > span_positions[..., :1]) & (token < span_positions[..., 1:])
+        inside = self.inside(span_positions, states.shape[1])
         weights = inside.to(states.dtype)
         return weights @ states / weights.sum(-1, keepdim=True).clamp(min=1)
 

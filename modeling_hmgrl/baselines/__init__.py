@@ -9,7 +9,9 @@ from ..configuration_hmgrl import HMGRLConfig
 from ..modeling_hmgrl import HMGRLForZeroShotTyping
 from ..processing_hmgrl import HMGRLProcessor
 from ..zero_shot_typing import ZeroShotTypingModel
+from .mg_vmoe import MGVMoEConfig, MGVMoEForZeroShotTyping
 from .mmproto import MMProtoConfig, MMProtoForZeroShotTyping
+from .movcnet import MOVCNetConfig, MOVCNetForZeroShotTyping
 from .proto import ProtoConfig, ProtoForZeroShotTyping
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ METHODS: dict[str, type[ZeroShotTypingModel]] = {
     "hmgrl": HMGRLForZeroShotTyping,
     "proto": ProtoForZeroShotTyping,
     "mmproto": MMProtoForZeroShotTyping,
+    "movcnet": MOVCNetForZeroShotTyping,
+    "mg_vmoe": MGVMoEForZeroShotTyping,
 }
 """Trainable methods by the name that ``--method`` takes."""
 
@@ -38,8 +42,12 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "METHODS",
+    "MGVMoEConfig",
+    "MGVMoEForZeroShotTyping",
     "MMProtoConfig",
     "MMProtoForZeroShotTyping",
+    "MOVCNetConfig",
+    "MOVCNetForZeroShotTyping",
     "ProtoConfig",
     "ProtoForZeroShotTyping",
     "label_similarity",

@@ -61,3 +61,21 @@ def image_mean(image: Tensor, mask: Tensor) -> Tensor:
 def entity_of(mentions: Tensor) -> Tensor:
     """Mentions (B, spans, d) side by side, (B, spans d)."""
     return torch.cat(mentions.unbind(1), dim=-1)
+
+
+class _Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004 - the form autograd asks for
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # noqa: ARG004
+        return -gradients[0]
+
+
+def reversed_gradient(x: Tensor) -> Tensor:
+    """Passes ``x`` on and turns its gradient round: what minimises the loss then maximises it.
+
+    Source: Ganin and Lempitsky 2015, "Unsupervised domain adaptation by backpropagation".
+    """
+    return _Reversed.apply(x)
