@@ -50,7 +50,8 @@ class ZeroShotTypingConfig(PreTrainedConfig):
         vision_config: Configuration of any ViT-like image encoder; None for a model of text alone.
         task: "typing" (one span, entity type) or "relation" (two spans, head first).
         score_function: Score of a sample and a label: "dot" (as published), "cosine" with a learnt
-            temperature, or "geodesic": minus a learnt factor times the squared Lorentz distance.
+            temperature, or minus a learnt factor times a squared distance: "geodesic" that of the
+            Lorentz model, "euclidean" the plain one.
         classification_loss: "ranking" (HMGRL, eq. 7) or "cross_entropy", over the seen labels.
         span_pooling: "marker" (paper): state at the opening marker; "mean": mean over the tokens
             from marker to marker.
@@ -87,7 +88,7 @@ class ZeroShotTypingConfig(PreTrainedConfig):
     text_config: PreTrainedConfig | dict | None = None
     vision_config: PreTrainedConfig | dict | None = None
     task: Literal["typing", "relation"] = "typing"
-    score_function: Literal["cosine", "dot", "geodesic"] = "cosine"
+    score_function: Literal["cosine", "dot", "geodesic", "euclidean"] = "cosine"
     classification_loss: Literal["cross_entropy", "ranking"] = "cross_entropy"
     span_pooling: Literal["mean", "marker"] = "mean"
     mask_padding: bool = True

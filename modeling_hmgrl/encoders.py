@@ -5,6 +5,7 @@ of this file alone; methods differ in what they do with the states.
 """
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from . import lorentz, losses
 from .configuration_hmgrl import ZeroShotTypingConfig
-from .fusion import CrossModalAttention, LabelScorer
+from .fusion import Comparison, CrossModalAttention
 from .lorentz_layers import Curvature, FullyLorentzLinear, LorentzLinear
 from .starts import BlockLinear, ConstantLinear
 
@@ -51,7 +52,7 @@ class HMGRLPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         own = (
-            LorentzLinear, FullyLorentzLinear, Curvature, CrossModalAttention, LabelScorer,
+            LorentzLinear, FullyLorentzLinear, Curvature, CrossModalAttention, Comparison,
             ConstantLinear, BlockLinear,
         )  # fmt: skip
         start: Any = getattr(module, "start_parameters", None)  # of a method's own modules
@@ -87,9 +88,9 @@ class HMGRLPreTrainedModel(PreTrainedModel):
         """Sets ``requires_grad`` of the encoders as the config says."""
         for part in self.modules():
             if isinstance(part, Encoders):
-                part.text_model.requires_grad_(not self.config.freeze_text)
+                part.text_model.requires_grad_(not part.config.freeze_text)
                 if part.vision_model is not None:
-                    part.vision_model.requires_grad_(not self.config.freeze_vision)
+                    part.vision_model.requires_grad_(not part.config.freeze_vision)
 
 
 class Encoders(HMGRLPreTrainedModel):
@@ -181,7 +182,11 @@ class Encoders(HMGRLPreTrainedModel):
             return states.new_zeros(shape).index_copy(0, rows, states[: len(rows)])
 
     def encode_labels(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, chunk: int = 256
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        chunk: int = 256,
+        pool: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None,
     ) -> Tensor:
         """Encodes labels as the mean over their tokens' states.
 
@@ -192,6 +197,8 @@ class Encoders(HMGRLPreTrainedModel):
             input_ids: Token ids, shape (K, L).
             attention_mask: 1 where there is a token, shape (K, L).
             chunk: Labels encoded at once.
+            pool: What makes the encodings (K, D) of states (K, L, d), token ids and mask, in place
+                of the mean.
 
         Returns:
             Label encodings, shape (K, d).
@@ -207,14 +214,15 @@ class Encoders(HMGRLPreTrainedModel):
             ids = input_ids[start : start + chunk]
             mask = None if attention_mask is None else attention_mask[start : start + chunk]
             if again:
-                parts.append(checkpoint(self._encode_chunk, ids, mask, use_reentrant=False))
+                parts.append(checkpoint(self._encode_chunk, ids, mask, pool, use_reentrant=False))
             else:
-                parts.append(self._encode_chunk(ids, mask))
+                parts.append(self._encode_chunk(ids, mask, pool))
         return torch.cat(parts)
 
-    def _encode_chunk(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+    def _encode_chunk(self, ids: Tensor, mask: Tensor | None, pool: Any) -> Tensor:
         states = lorentz.wide(self.encode_text(ids, mask))
-        return losses.masked_mean(states, mask if self.config.mask_padding else None)
+        mask = mask if self.config.mask_padding else None
+        return losses.masked_mean(states, mask) if pool is None else pool(states, ids, mask)
 
     @staticmethod
     def inside(span_positions: Tensor, length: int) -> Tensor:
@@ -230,6 +238,21 @@ class Encoders(HMGRLPreTrainedModel):
         inside = self.inside(span_positions, states.shape[1])
         weights = inside.to(states.dtype)
         return weights @ states / weights.sum(-1, keepdim=True).clamp(min=1)
+
+    def outside(
+        self, span_positions: Tensor, attention_mask: Tensor | None, like: Tensor
+    ) -> Tensor:
+        """Which tokens are context: neither markers nor mention, shape (B, n).
+
+        Args:
+            span_positions: Shape (B, spans, 2).
+            attention_mask: Tokens that count, shape (B, n); all if None.
+            like: Text states, shape (B, n, d).
+        """
+        token = torch.arange(like.shape[1], device=like.device)
+        within = (token >= span_positions[..., :1]) & (token <= span_positions[..., 1:])
+        context = ~within.any(1)
+        return context if attention_mask is None else context & attention_mask.bool()
 
     def project_image(self, image: Tensor) -> Tensor:
         """Brings image states (B, m, d') to the text's width, (B, m, d), in float32 at least.

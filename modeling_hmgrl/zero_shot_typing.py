@@ -187,10 +187,13 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
                 image = self.encoders.project_image(image)
                 if image_mask is None:
                     image_mask = torch.ones(len(image), dtype=torch.bool, device=image.device)
-            return self.represent(text, image, span_positions, attention_mask, image_mask, noise)
+            return self.represent(
+                input_ids, text, image, span_positions, attention_mask, image_mask, noise
+            )
 
     def represent(
         self,
+        input_ids: Tensor,
         text: Tensor,
         image: Tensor | None,
         span_positions: Any,
@@ -201,6 +204,7 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
         """What the method makes of encoder states.
 
         Args:
+            input_ids: Token ids, shape (B, n).
             text: Text states, shape (B, n, d).
             image: Image states at the text's width, shape (B, m, d), or None; 0 where a sample has
                 no picture.

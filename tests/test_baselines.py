@@ -28,8 +28,13 @@ SETTINGS = {
 }
 
 
+def processor_for(name_or_model, task, **options):
+    method = METHODS.get(name_or_model) if isinstance(name_or_model, str) else name_or_model
+    return tiny_processor(task, **getattr(method, "processor_settings", {}), **options)
+
+
 def batch_for(model, task, **options):
-    batch = tiny_batch(task, **options)
+    batch = tiny_batch(task, processor=processor_for(model, task), **options)
     if not getattr(model, "uses_images", True):
         batch = {name: value for name, value in batch.items() if "image" not in name}
         batch.pop("pixel_values", None)
@@ -98,7 +103,7 @@ def test_a_sample_scores_the_same_alone_and_in_a_batch(name, task):
 
 @pytest.mark.parametrize(("name", "task"), CASES)
 def test_a_label_scores_the_same_beside_others_in_any_order(name, task):
-    model, processor = tiny_method(name, task), tiny_processor(task)
+    model, processor = tiny_method(name, task), processor_for(name, task)
     batch = batch_for(model, task, generator=False)
     samples = {k: v for k, v in batch.items() if not k.startswith("label")}
     samples.pop("seen_mask")
@@ -137,7 +142,7 @@ def test_it_fits_64_samples(name, task, settings):
 def test_the_trainer_and_the_pipeline_take_it(name, task, tmp_path):
     model = tiny_method(name, task, freeze_text=True)
     with_images = getattr(model, "uses_images", True)
-    processor = tiny_processor(task, use_images=with_images)
+    processor = processor_for(name, task, use_images=with_images)
     data = tiny_records(24, task=task, images=with_images)
     arguments = HMGRLTrainingArguments(
         str(tmp_path / "run"), epochs=1, tracker="none", progress=False, save_epochs=0,

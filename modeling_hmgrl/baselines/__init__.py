@@ -9,10 +9,16 @@ from ..configuration_hmgrl import HMGRLConfig
 from ..modeling_hmgrl import HMGRLForZeroShotTyping
 from ..processing_hmgrl import HMGRLProcessor
 from ..zero_shot_typing import ZeroShotTypingModel
+from .dbzfet import DBZFETConfig, DBZFETForZeroShotTyping
 from .mg_vmoe import MGVMoEConfig, MGVMoEForZeroShotTyping
 from .mmproto import MMProtoConfig, MMProtoForZeroShotTyping
 from .movcnet import MOVCNetConfig, MOVCNetForZeroShotTyping
+from .mzet import MZETConfig, MZETForZeroShotTyping
+from .nzfet import NZFETConfig, NZFETForZeroShotTyping
 from .proto import ProtoConfig, ProtoForZeroShotTyping
+from .re_matching import REMatchingConfig, REMatchingForZeroShotTyping
+from .zs_bert import ZSBERTConfig, ZSBERTForZeroShotTyping
+from .zs_ska import ZSSKAConfig, ZSSKAForZeroShotTyping
 
 if TYPE_CHECKING:
     from .references import label_similarity, majority
@@ -23,6 +29,12 @@ METHODS: dict[str, type[ZeroShotTypingModel]] = {
     "mmproto": MMProtoForZeroShotTyping,
     "movcnet": MOVCNetForZeroShotTyping,
     "mg_vmoe": MGVMoEForZeroShotTyping,
+    "dbzfet": DBZFETForZeroShotTyping,
+    "mzet": MZETForZeroShotTyping,
+    "nzfet": NZFETForZeroShotTyping,
+    "re_matching": REMatchingForZeroShotTyping,
+    "zs_bert": ZSBERTForZeroShotTyping,
+    "zs_ska": ZSSKAForZeroShotTyping,
 }
 """Trainable methods by the name that ``--method`` takes."""
 
@@ -42,14 +54,26 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "METHODS",
+    "DBZFETConfig",
+    "DBZFETForZeroShotTyping",
     "MGVMoEConfig",
     "MGVMoEForZeroShotTyping",
     "MMProtoConfig",
     "MMProtoForZeroShotTyping",
     "MOVCNetConfig",
     "MOVCNetForZeroShotTyping",
+    "MZETConfig",
+    "MZETForZeroShotTyping",
+    "NZFETConfig",
+    "NZFETForZeroShotTyping",
     "ProtoConfig",
     "ProtoForZeroShotTyping",
+    "REMatchingConfig",
+    "REMatchingForZeroShotTyping",
+    "ZSBERTConfig",
+    "ZSBERTForZeroShotTyping",
+    "ZSSKAConfig",
+    "ZSSKAForZeroShotTyping",
     "label_similarity",
     "majority",
 ]

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -27,6 +28,8 @@ class Method(ZeroShotTypingModel):
     """Whether the method looks at pictures."""
     tasks: tuple[str, ...] = ("typing", "relation")
     """Tasks the method is made for."""
+    processor_settings: dict[str, Any] = {}  # noqa: RUF012 - read only
+    """Arguments that its processor must be made with."""
 
     def __init__(
         self,
@@ -44,10 +47,14 @@ class Method(ZeroShotTypingModel):
             )
         super().__init__(config)
         self.backbone = Encoders(config, text_model, vision_model)
-        self.scorer = LabelScorer(config)
+        self.scorer = self.make_scorer(config)
         self.build(config)
         self.post_init()
         self.apply_freezing()
+
+    def make_scorer(self, config: Any) -> Any:
+        """Makes what scores samples against labels."""
+        return LabelScorer(config)
 
     def build(self, config: Any) -> None:
         """Makes the method's own modules."""
@@ -61,6 +68,32 @@ def image_mean(image: Tensor, mask: Tensor) -> Tensor:
 def entity_of(mentions: Tensor) -> Tensor:
     """Mentions (B, spans, d) side by side, (B, spans d)."""
     return torch.cat(mentions.unbind(1), dim=-1)
+
+
+def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over the last axis where ``mask`` is set; 0 throughout where it is set nowhere."""
+    weights = logits.masked_fill(~mask, -torch.inf).softmax(-1)
+    return weights.masked_fill(~mask.any(-1, keepdim=True), 0.0)
+
+
+def margin_loss(likeness: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Margin loss against the hardest other label of the batch.
+
+    Args:
+        likeness: Of samples and labels, shape (B, K).
+        labels: Index of the true label, shape (B,).
+        margin: By how much the true label is to lead.
+
+    Returns:
+        Mean over samples of ``max(0, margin - s_y + max_k s_k)``, k over the other true labels of
+        the batch; 0 where there is none.
+    """
+    met = torch.zeros(likeness.shape[1], dtype=torch.bool, device=likeness.device)
+    met[labels] = True
+    own = F.one_hot(labels, likeness.shape[1]).bool()
+    hardest = likeness.masked_fill(own | ~met, -torch.inf).max(1).values
+    true = likeness.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return (margin - true + hardest).clamp(min=0).mean()
 
 
 class _Reversed(torch.autograd.Function):

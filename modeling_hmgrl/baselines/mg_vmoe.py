@@ -165,6 +165,7 @@ class MGVMoEForZeroShotTyping(Method):
 
     def represent(
         self,
+        input_ids: Tensor,
         text: Tensor,
         image: Tensor | None,
         span_positions: Any,
@@ -173,7 +174,7 @@ class MGVMoEForZeroShotTyping(Method):
         noise: dict[str, Tensor] | None,
     ) -> MGVMoEEncoding:
         """H = [h_CLS; mentions; r]; arguments as of :meth:`ZeroShotTypingModel.represent`."""
-        del noise
+        del input_ids, noise
         text_mask = attention_mask if self.config.mask_padding else None
         text_z = self.experts(text)
         image_z = None if image is None else self.experts(image)

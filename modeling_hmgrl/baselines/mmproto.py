@@ -32,6 +32,7 @@ class MMProtoForZeroShotTyping(Method):
 
     def represent(
         self,
+        input_ids: Tensor,
         text: Tensor,
         image: Tensor | None,
         span_positions: Any,
@@ -40,7 +41,7 @@ class MMProtoForZeroShotTyping(Method):
         noise: dict[str, Tensor] | None,
     ) -> SampleEncoding:
         """Mentions and picture; arguments as of :meth:`ZeroShotTypingModel.represent`."""
-        del attention_mask, noise
+        del input_ids, attention_mask, noise
         entity = entity_of(self.encoders.mentions(text, span_positions))
         picture = text.new_zeros(len(text), text.shape[-1])
         if image is not None and image_mask is not None:

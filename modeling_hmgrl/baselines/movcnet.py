@@ -90,6 +90,7 @@ class MOVCNetForZeroShotTyping(Method):
 
     def represent(
         self,
+        input_ids: Tensor,
         text: Tensor,
         image: Tensor | None,
         span_positions: Any,
@@ -98,7 +99,7 @@ class MOVCNetForZeroShotTyping(Method):
         noise: dict[str, Tensor] | None,
     ) -> SampleEncoding:
         """Gated mentions; arguments as of :meth:`ZeroShotTypingModel.represent`."""
-        del attention_mask, noise
+        del input_ids, attention_mask, noise
         mentions = self.encoders.mentions(text, span_positions)
         if image is not None and image_mask is not None and image.shape[1] > 1:
             looked = self.cross_modal(text, regions_of(image, self.config.num_regions))

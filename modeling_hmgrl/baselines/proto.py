@@ -34,6 +34,7 @@ class ProtoForZeroShotTyping(Method):
 
     def represent(
         self,
+        input_ids: Tensor,
         text: Tensor,
         image: Tensor | None,
         span_positions: Any,
@@ -42,5 +43,5 @@ class ProtoForZeroShotTyping(Method):
         noise: dict[str, Tensor] | None,
     ) -> SampleEncoding:
         """The mentions side by side; arguments as of :meth:`ZeroShotTypingModel.represent`."""
-        del image, attention_mask, image_mask, noise
+        del input_ids, image, attention_mask, image_mask, noise
         return SampleEncoding(entity_of(self.encoders.mentions(text, span_positions)))
