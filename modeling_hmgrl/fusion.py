@@ -133,8 +133,8 @@ class Comparison(nn.Module):
             c: Squared radius of the hyperboloid, for geodesic scores.
 
         Returns:
-            Of length 1 for cosine, space components of points of the hyperboloid for geodesic
-            scores, as given otherwise; shape (..., d_p).
+            Of length 1 for cosine, points of the hyperboloid (..., d_p + 1) for geodesic scores, as
+            given otherwise; shape (..., d_p).
         """
         if self.kind == "cosine":
             return F.normalize(x, dim=-1)
