@@ -95,7 +95,7 @@ _OF_THINGS: MappingProxyType[str, str] = MappingProxyType(
         "clothing": "something that people wear",
         "country": "a state with its own land and government",
         "currency": "the money of a country",
-        "drink": "a liquid that people drink for pleasure or thirst",
+        "drink": "a liquid that people swallow for pleasure or against thirst",
         "electronic device": "a device that runs on electricity and handles signals or data",
         "fish": "an animal with fins and gills that lives in water",
         "flower": "a plant grown or known for its blossoms",
@@ -188,7 +188,8 @@ def texts_of_labels(
         descriptions: The caller's own, which go before those.
 
     Raises:
-        ValueError: If a label has no description or parts, or two labels would be shown as the same text.
+        ValueError: If a label has no description or parts, or two labels would be shown as the
+            same text.
     """
     if choice == "raw":
         texts = {label: label for label in labels}
