@@ -20,6 +20,7 @@ SHARED_PAPER_SETTINGS: dict[str, Any] = {
 
 PAPER_SETTINGS: dict[str, Any] = SHARED_PAPER_SETTINGS | {
     "attention": "additive",
+    "bottleneck": "variational",
     "alignment": "positive_part",
     "contrast_function": "dot",
     "residual_bottleneck": False,
@@ -202,6 +203,7 @@ class HMGRLConfig(ZeroShotTypingConfig):
             (paper), which gives no gradient to labels with a negative score.
         contrast_function: L_con on "dot" products (paper) or on "cosine" with a learnt
             temperature.
+        bottleneck: "variational" (HVIB), or "none" for encoder states as they are (table 2).
         residual_bottleneck: Whether HVIB's prior and posterior are centred on the token (see
             :class:`variational.HVIB`); False in the paper.
         generator_draws: Whether the synthetic samples of a label are "averaged" before they are
@@ -232,6 +234,7 @@ class HMGRLConfig(ZeroShotTypingConfig):
     attention: Literal["query", "additive"] = "query"
     alignment: Literal["diagonal", "positive_part"] = "diagonal"
     contrast_function: Literal["cosine", "dot"] = "cosine"
+    bottleneck: Literal["variational", "none"] = "variational"
     residual_bottleneck: bool = True
     generator_draws: Literal["each", "averaged"] = "each"
     generator_condition: Literal["label", "mention"] = "label"

@@ -37,14 +37,16 @@ class HMGRLModel(Encoders):
     ) -> None:
         super().__init__(config, text_model, vision_model)
         self.curvature = Curvature(config.squared_radius, config.learnable_curvature)
-        self.hvib = HVIB(
-            config.text_width,
-            config.bottleneck_size,
-            config.hvib_layer,
-            config.residual_bottleneck,
-            translation=config.hyperbolic_translation,
-            c=config.squared_radius,
-        )
+        self.hvib = None
+        if config.bottleneck == "variational":
+            self.hvib = HVIB(
+                config.text_width,
+                config.bottleneck_size,
+                config.hvib_layer,
+                config.residual_bottleneck,
+                translation=config.hyperbolic_translation,
+                c=config.squared_radius,
+            )
         self.fusion = CrossModalAttention(config)
         self.post_init()
         self.apply_freezing()
@@ -114,16 +116,17 @@ class HMGRLModel(Encoders):
         c, noise = self.curvature(), noise or {}
         text_mask = attention_mask if self.config.mask_padding else None
         with lorentz.full_precision(text.device):
-            text_z = self.hvib(text, c, noise.get("text"))
-            image_z = None
+            text_z, text_kl = self._through_bottleneck(text, c, noise.get("text"))
+            image_z, image_kl = None, None
             if image is not None:
-                image_z = self.hvib(self.project_image(image), c, noise.get("image"))
+                projected = self.project_image(image)
+                image_z, image_kl = self._through_bottleneck(projected, c, noise.get("image"))
             mentions = self.mentions(text, span_positions)
             entity = torch.cat([text[:, 0], *mentions.unbind(1)], dim=-1)
             pooled, attention = self.fusion(
                 entity,
-                text_z.sample,
-                None if image_z is None else image_z.sample,
+                text_z,
+                image_z,
                 text_mask,
                 image_mask,
             )
@@ -131,11 +134,20 @@ class HMGRLModel(Encoders):
             representation=torch.cat([entity, pooled], dim=-1),
             condition=mentions.mean(1),
             attention=attention,
-            text_states=text_z.sample,
-            image_states=None if image_z is None else image_z.sample,
-            text_kl=text_z.kl,
-            image_kl=None if image_z is None else image_z.kl,
+            text_states=text_z,
+            image_states=image_z,
+            text_kl=text_kl,
+            image_kl=image_kl,
         )
+
+    def _through_bottleneck(
+        self, states: Tensor, c: Any, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Samples of states (B, n, d) and their divergences (B, n); the states if there is none."""
+        if self.hvib is None:
+            return states, None
+        posterior = self.hvib(states, c, noise)
+        return posterior.sample, posterior.kl
 
 
 __all__ = ["HMGRLModel", "HMGRLPreTrainedModel"]

@@ -82,7 +82,7 @@ class HMGRLForZeroShotTyping(ZeroShotTypingModel):
         patch_mask = None
         if image_kl is not None and step.image_mask is not None:
             patch_mask = step.image_mask.bool().unsqueeze(1).expand(image_kl.shape)
-        if config.weight_bottleneck:
+        if config.weight_bottleneck and encoded.text_kl is not None:
             kl = losses.bottleneck_kl(encoded.text_kl, step.text_mask)
             if image_kl is not None:
                 kl = kl + losses.bottleneck_kl(image_kl, patch_mask)
