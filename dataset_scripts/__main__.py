@@ -17,6 +17,12 @@ from .options import SourceOptions
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(prog="hmgrl-data", description=__doc__)
+    add_commands(parser)
+    return parser.parse_args(argv)
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    """Adds the commands to a parser, for :func:`run_command`."""
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
@@ -50,19 +56,19 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     share.add_argument("--private", action="store_true", help="make a new repository private")
     lines = command("convert", "write the records as JSON Lines, not split")
     lines.add_argument("--out", required=True, help="file to write")
-    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs one command; a fault of the data ends it with one line and status 1."""
     arguments = parse_arguments(argv)
     try:
-        _run(arguments)
+        run_command(arguments)
     except (ValueError, TypeError, OSError, ImportError) as error:
         sys.exit(f"hmgrl-data {arguments.command}: {error}")
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run_command(arguments: argparse.Namespace) -> None:
+    """Runs the command that was chosen."""
     choices = source_choices(arguments)
     if arguments.command == "convert":
         source = choices.pop("source")

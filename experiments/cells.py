@@ -203,10 +203,10 @@ def _trained(
     cell: Cell, setting: Setting, labels: LabelSets, data: GZSData, place: Place
 ) -> dict[str, Any]:
     method: Any = METHODS[cell.method]
-    use_images = getattr(method, "uses_images", True) and _has_pictures(data)
+    use_images = method.uses_images and _has_pictures(data)
     vision = setting.vision if use_images else None
     set_seed(cell.seed)
-    shape: dict[str, Any] = dict(getattr(method, "processor_settings", {}))
+    shape: dict[str, Any] = dict(method.processor_settings)
     if setting.paper:
         shape |= {"pad_to_max_length": True}
     processor = HMGRLProcessor.from_backbones(setting.text, vision, task=data.task, **shape)

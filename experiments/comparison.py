@@ -24,7 +24,7 @@ def values(reports: Sequence[dict[str, Any]], path: tuple[str, str]) -> np.ndarr
 
 
 def mean_and_deviation(numbers: np.ndarray) -> str:
-    """ "mean (sample standard deviation)", or the number alone if there is one."""
+    """The mean with the sample standard deviation in brackets, or the number if there is one."""
     if len(numbers) < 2:
         return f"{numbers.mean():.1f}"
     return f"{numbers.mean():.1f} ({numbers.std(ddof=1):.1f})"

@@ -9,12 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_hmgrl import HMGRLConfig
 from .label_cache import LabelCache
 from .modeling_hmgrl import HMGRLForZeroShotTyping, HMGRLModel
 from .pipeline_hmgrl import ZeroShotTypingPipeline
 from .processing_hmgrl import HMGRLProcessor
+from .sharing import TASK
 
 if TYPE_CHECKING:
     from .metrics import GZSMetric, evaluate_scores, gzs_scores
@@ -35,6 +37,8 @@ AutoProcessor.register(HMGRLConfig, HMGRLProcessor)
 HMGRLConfig.register_for_auto_class()
 HMGRLForZeroShotTyping.register_for_auto_class("AutoModel")
 HMGRLProcessor.register_for_auto_class()
+# Here and not beside the class: a checkpoint's copy of it must not replace the package's.
+PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=ZeroShotTypingPipeline, pt_model=AutoModel)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,109 +1,238 @@
-"""The model card of a run, filled from its report, and the push of both to the Hub."""
+"""The model card of a run, filled from its report, and the push of a run to the Hub."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub.utils import validate_repo_id
 
-from .reporting import score_table
+from . import card_sections as sections
+from .checkpointing import FREE_ARGUMENTS
+from .eval_results import RESULTS_FILE, model_index, results_yaml
+from .json_files import write_json
+from .reporting import public_report
+from .sharing import TASK
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
 
-_EXAMPLES = {
-    "typing": 'pipe("Ada plays the lute", mention="lute", labels=["food", "instrument"])',
-    "relation": 'pipe(\n    "Ada Lovelace was born in London",\n    mention=["Ada Lovelace", '
-    '"London"],\n    labels=["place of birth", "employer"],\n)',
+_TASKS = {
+    "typing": "generalized zero-shot multimodal entity typing",
+    "relation": "generalized zero-shot multimodal relation extraction",
 }
+_SUMMARIES = {
+    "typing": "Types a mention in a sentence",
+    "relation": "Names the relation between two mentions in a sentence",
+}
+_EXAMPLES = {
+    "typing": '"She bought a croissant on her way to the office",\n    mention="croissant"',
+    "relation": '"Ada Lovelace was born in London",\n    mention=["Ada Lovelace", "London"]',
+}
+_LABELS = {
+    "typing": '["baked goods", "public transport", "legal document"]',
+    "relation": '["place of birth", "employer", "spouse"]',
+}
+_SETTINGS = ("score_function", "classification_loss", "attention", "hvib_layer", "hmcvae_layer")
+# Arguments in which repetitions of a run may differ.
+_FREE = (FREE_ARGUMENTS | {"seed"}) - {"epochs", "max_steps", "patience"}
 
 
-def make_card(report: dict[str, Any], config: Any, repo_id: str) -> ModelCard:
+def make_card(
+    report: Mapping[str, Any],
+    config: Any,
+    repo_id: str,
+    reports: Sequence[Mapping[str, Any]] = (),
+) -> ModelCard:
     """Fills the card's template from a report.
 
     Args:
-        report: Content of a run's ``report.json``.
+        report: Content of the run's ``report.json``.
         config: The model's :class:`HMGRLConfig`.
-        repo_id: Repository that the usage example loads.
+        repo_id: Repository that the usage examples load.
+        reports: Reports of repetitions with other seeds or splits, for mean and spread.
 
     Returns:
         The card.
+
+    Raises:
+        ValueError: If a report is not of a repetition of the run.
     """
-    labels, data = report["labels"], report["data"]
-    known = [name for name in labels["test_unseen"] if name in labels["known_to_generator"]]
-    if len(known) == len(labels["test_unseen"]):
-        protocol = "The names of the test labels were known in training (class-transductive)."
-    elif known:
-        protocol = f"Of the test labels, these names were known in training: {', '.join(known)}."
-    else:
-        protocol = "The names of the test labels were not known in training (inductive)."
+    report = public_report(report)
+    runs = [report, *_repetitions(report, [public_report(other) for other in reports])]
+    protocol_name, protocol = sections.protocol_of(report)
+    labels, task = report["labels"], report["task"]
     encoders = [f"{kind} {name}" for kind, name in report["encoders"].items() if name]
-    images = data.get("images", {})
-    rows = {report["method"]: report["test"]} if "test" in report else {}
-    rows |= {name: scores["test"] for name, scores in report.get("references", {}).items()}
+    hub = report["data"].get("hub")
+    title = repo_id.rsplit("/", 1)[-1]
     card_data = ModelCardData(
         library_name="transformers",
-        tags=["hmgrl", "zero-shot", "multimodal", report["task"]],
+        # No pipeline_tag: the Hub knows no task that this is, and for the nearest it knows,
+        # zero-shot-classification, its page would offer code that cannot load this model.
+        tags=["hmgrl", TASK, "generalized-zero-shot", "multimodal", task],
         license="other",
-        license_name="see-card",
+        license_name="encoders-and-data",
+        license_link=f"https://huggingface.co/{repo_id}#licence",
+        base_model=report.get("base_models") or None,
+        datasets=[hub["id"]] if hub else None,
+        metrics=["f1", "accuracy"],
+        model_name=title,
+        eval_results=model_index(report, protocol_name, _TASKS[task]),
     )
+    picture = ", with a picture where there is one" if config.vision_config is not None else ""
+    pictures = "used in training" if report["images_used"] else "not used in training"
+    if config.vision_config is None:
+        pictures = "none: the model takes text alone"
     return ModelCard.from_template(
         card_data,
         template_path=str(TEMPLATE),
-        title=repo_id.rsplit("/", 1)[-1],
-        summary="Generalized zero-shot multimodal "
-        + ("entity typing." if report["task"] == "typing" else "relation extraction."),
-        task=report["task"],
-        encoders=", ".join(encoders),
-        settings=", ".join(
-            f"{name} {getattr(config, name)}"
-            for name in ("score_function", "classification_loss", "attention", "hvib_layer")
-        ),
-        data=f"{data.get('source', 'own data')}, {data.get('records_out', '?')} samples",
-        pictures=f"used ({images})" if report["images_used"] else f"not used ({images})",
-        results=score_table(rows) if rows else "No test was run.",
-        seed=report["seed"],
-        protocol=protocol,
-        seen=", ".join(labels["seen"]),
-        validation_unseen=", ".join(labels["validation_unseen"]),
-        test_unseen=", ".join(labels["test_unseen"]),
+        title=title,
         repo_id=repo_id,
-        example=_EXAMPLES[report["task"]],
+        summary=f"{_SUMMARIES[task]}{picture}, among labels that are given by name at call time. "
+        f"It was trained on samples of {len(labels['seen'])} labels; others it knows by their "
+        "names or descriptions alone.",
+        task=_TASKS[task],
+        encoders=", ".join(encoders),
+        pictures=pictures,
+        settings=", ".join(f"{name} {getattr(config, name)}" for name in _SETTINGS),
+        protocol_name=protocol_name,
+        example=_EXAMPLES[task],
+        labels=_LABELS[task],
+        usage=sections.usage(report, config),
+        results=sections.results(report, config, runs),
+        protocol=protocol,
+        label_table=sections.label_table(report),
+        data=sections.data(report),
+        limits=sections.limits(report, config, runs),
         command=report["command"],
-        versions=", ".join(f"{name} {version}" for name, version in report["versions"].items()),
+        made=sections.made(report),
     )
 
 
+def _repetitions(
+    report: Mapping[str, Any], reports: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """The other runs, each once, checked to be runs of the same thing."""
+    found: list[Mapping[str, Any]] = []
+    common = _common(report)
+    for place, other in enumerate(reports):
+        its = _common(other)
+        for name in {**common, **its}:
+            if its.get(name) != common.get(name):
+                raise ValueError(
+                    f"reports[{place}].{name}: got {its.get(name)!r}, expected "
+                    f"{common.get(name)!r} as in the run itself; repetitions differ in seed and "
+                    "split alone"
+                )
+        if other != report and other not in found:
+            found.append(other)
+    return found
+
+
+def _common(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What repetitions of a run have in common."""
+    names = ("method", "task", "encoders", "settings", "images_used")
+    arguments = {name: v for name, v in report["arguments"].items() if name not in _FREE}
+    return {
+        **{name: report.get(name) for name in names},
+        "data.source": report["data"].get("source"),
+        "data.settings.label_text": report["data"].get("settings", {}).get("label_text"),
+        "protocol": sections.protocol_of(report)[0],
+        **{f"arguments.{name}": value for name, value in arguments.items()},
+    }
+
+
+def read_report(folder: str | Path) -> dict[str, Any]:
+    """Reads the report of a finished run.
+
+    Args:
+        folder: Folder of the run.
+
+    Raises:
+        FileNotFoundError: If the folder holds no finished run.
+        ValueError: If its report is no JSON.
+    """
+    path = Path(folder) / "report.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder}: holds no report.json, expected a finished run")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: expected JSON, got: {error}") from None
+
+
+def _stale(files: Sequence[str]) -> list[str]:
+    """Files of an earlier push that could be loaded in the place of new ones."""
+    endings = (".safetensors", ".safetensors.index.json", ".bin", ".py")
+    return [RESULTS_FILE, *(name for name in files if "/" not in name and name.endswith(endings))]
+
+
 def push_run(
-    folder: str | Path, repo_id: str, private: bool | None = None, token: str | None = None
+    folder: str | Path,
+    repo_id: str,
+    private: bool | None = None,
+    token: str | None = None,
+    runs: Sequence[str | Path] = (),
+    dataset: str | None = None,
 ) -> str:
-    """Pushes a run's model, processor, report and card to the Hub in one commit.
+    """Pushes a run's model, processor, code, scores and card to the Hub, in one commit.
+
+    What is pushed was loaded before, so that it can be loaded. Nothing else of the folder leaves
+    the machine: no log, no checkpoint to go on from, no path, no record that the report quotes.
 
     Args:
         folder: Folder of the run.
         repo_id: Repository, "user/name"; made if it does not exist.
         private: Whether a new repository is private.
         token: Token of the Hub; the stored one if None.
+        runs: Folders of repetitions with other seeds or splits, for mean and spread in the card.
+        dataset: Name on the Hub of the data set that the run was made from, if it is there.
 
     Returns:
         URL of the commit.
 
     Raises:
-        FileNotFoundError: If the folder holds no finished run.
+        FileNotFoundError: If a folder holds no finished run.
+        ValueError: If the repository's name is malformed, the report is of another model, or a run
+            is no repetition.
+        OSError: If the Hub refuses or cannot be reached, or the folder's model cannot be loaded.
     """
-    from .configuration_hmgrl import HMGRLConfig  # noqa: PLC0415 - only for sharing
+    from transformers import AutoModel, AutoProcessor  # noqa: PLC0415 - only for sharing
 
     folder = Path(folder)
-    if not (folder / "report.json").exists():
-        raise FileNotFoundError(f"{folder}: holds no report.json, expected a finished run")
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    card = make_card(report, HMGRLConfig.from_pretrained(folder), repo_id)
-    card.save(folder / "README.md")
+    report = public_report(read_report(folder))
+    if dataset is not None:
+        report["data"]["hub"] = {**report["data"].get("hub", {}), "id": dataset}
+    others = [Path(run) for run in runs if Path(run).resolve() != folder.resolve()]
+    reports = [public_report(read_report(run)) for run in others]
+    validate_repo_id(repo_id)
+    if "/" not in repo_id:
+        raise ValueError(f"repo_id: got {repo_id!r}, expected 'user/name'")
+    model = AutoModel.from_pretrained(folder)
+    if report["gamma"] != model.config.calibration_gamma:
+        raise ValueError(
+            f"{folder}: report.json has gamma {report['gamma']}, the model "
+            f"{model.config.calibration_gamma}; expected the model that was reported on, not that "
+            "of a later run that did not finish"
+        )
+    card = make_card(report, model.config, repo_id, reports)
     api = HfApi(token=token)
     api.create_repo(repo_id, private=private, exist_ok=True)
-    commit = api.upload_folder(
-        repo_id=repo_id,
-        folder_path=str(folder),
-        ignore_patterns=["logs/*", "checkpoints/*", "*.partial"],
-        commit_message=f"{report['method']}, {report['task']}, seed {report['seed']}",
-    )
+    protocol, _ = sections.protocol_of(report)
+    source = f"{api.endpoint}/{repo_id}/blob/main/report.json"
+    with TemporaryDirectory() as staging:
+        model.save_pretrained(staging)
+        AutoProcessor.from_pretrained(folder).save_pretrained(staging)
+        card.save(Path(staging) / "README.md")
+        write_json(Path(staging) / "report.json", report)
+        if entries := results_yaml(report, protocol, source):
+            (Path(staging) / RESULTS_FILE).parent.mkdir()
+            (Path(staging) / RESULTS_FILE).write_text(entries, encoding="utf-8")
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=staging,
+            delete_patterns=_stale(api.list_repo_files(repo_id)),
+            commit_message=f"{report['method']}, {report['task']}, seed {report['seed']}",
+        )
     return commit.commit_url

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .reporting import write_json
+from .json_files import write_json
 
 FOLDER = "checkpoints"
 _PLACE = "trainer.json"

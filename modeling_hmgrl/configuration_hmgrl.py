@@ -6,6 +6,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .sharing import is_remote
+
 SHARED_PAPER_SETTINGS: dict[str, Any] = {
     "score_function": "dot",
     "classification_loss": "ranking",
@@ -107,6 +109,17 @@ class ZeroShotTypingConfig(PreTrainedConfig):
     seen_labels: list[str] | None = None
     generator_labels: list[str] | None = None
     label_texts: dict[str, str] | None = None
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Makes a configuration of a dict, as of ``config.json``.
+
+        The installed package has its own pipeline: the one that a checkpoint carries for those
+        without the package is not named, as transformers would ask for trust in that code.
+        """
+        if not is_remote():
+            config_dict = {k: v for k, v in config_dict.items() if k != "custom_pipelines"}
+        return super().from_dict(config_dict, **kwargs)
 
     @classmethod
     def paper_settings(cls, task: str) -> dict[str, Any]:

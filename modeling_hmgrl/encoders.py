@@ -6,6 +6,7 @@ of this file alone; methods differ in what they do with the states.
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from . import lorentz, losses
 from .configuration_hmgrl import ZeroShotTypingConfig
 from .fusion import Comparison, CrossModalAttention
 from .lorentz_layers import Curvature, FullyLorentzLinear, LorentzLinear
+from .sharing import public_name, save_pipeline_code
 from .starts import BlockLinear, ConstantLinear
 
 
@@ -83,6 +85,22 @@ class HMGRLPreTrainedModel(PreTrainedModel):
         loaded = super().from_pretrained(*args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded).apply_freezing()
         return loaded
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Saves the model with its code and that of its pipeline, if it is one that brings its own.
+
+        Args:
+            save_directory: The folder.
+            *args: As of PreTrainedModel.
+            **kwargs: As of PreTrainedModel.
+        """
+        if kwargs.get("is_main_process", True) and self._auto_class is not None:
+            self.config.custom_pipelines = save_pipeline_code(save_directory)
+        parts: list[Any] = [self.config.text_config, self.config.vision_config]
+        for part in parts:
+            if part is not None:
+                part.name_or_path = public_name(part.name_or_path)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def apply_freezing(self) -> None:
         """Sets ``requires_grad`` of the encoders as the config says."""

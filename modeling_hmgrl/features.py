@@ -1,7 +1,6 @@
 """States of frozen encoders: which items a run needs, under which keys, and their batches."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -11,15 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .fingerprint import encoder_key, settings_of
 from .state_cache import StateCache
-
-# Fields that say how a model or a processor was loaded or what is done with its scores, not what
-# its encoders compute.
-_APART = (
-    "_name_or_path", "auto_map", "custom_pipelines", "dtype",
-    "calibration_gamma", "probability_temperature", "seen_labels", "generator_labels",
-    "label_texts", "freeze_text", "freeze_vision",
-)  # fmt: skip
 
 
 def image_bytes(image: dict[str, Any]) -> bytes:
@@ -38,26 +30,6 @@ def image_key(image: dict[str, Any]) -> str:
 def _file_key(path: str) -> str:
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def encoder_key(model: Any, preprocessing: Any) -> str:
-    """Hash of an encoder's weights and settings and of what comes before it.
-
-    Args:
-        model: The encoder, a model of transformers.
-        preprocessing: JSON-able description of the preprocessing.
-    """
-    described = [preprocessing, _settings(model.config)]
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype}".encode())
-        digest.update(np.ascontiguousarray(value.detach().cpu().float().numpy()).data)
-    return digest.hexdigest()[:32]
-
-
-def _settings(part: Any) -> dict[str, Any]:
-    """Settings of a configuration or processor, the same before saving and after loading."""
-    return {name: value for name, value in part.to_dict().items() if name not in _APART}
 
 
 def image_features(
@@ -91,7 +63,7 @@ def image_features(
             states = model.encode_image(pixels["pixel_values"].to(model.device))
         return list(states.half().cpu().numpy())
 
-    key = encoder_key(model.vision_model, _settings(processor.image_processor))
+    key = encoder_key(model.vision_model, settings_of(processor.image_processor))
     return StateCache(Path(directory) / key).fill(
         images, encode, batch_size, "Encoding pictures", show_progress
     )

@@ -5,6 +5,7 @@ squared radius ``c`` of the hyperboloid, so that one can stand in another's plac
 """
 
 import math
+from importlib import import_module
 
 import torch
 import torch.nn.functional as F
@@ -210,8 +211,9 @@ def wrap_manifold_parameters(module: nn.Module) -> int:
             if parameter is None:
                 continue
             found += 1
-            import geoopt  # noqa: PLC0415 - heavy, and needed by this option alone
-
+            # Heavy, and needed by this option alone; a statement in its place would make
+            # transformers refuse this file, as part of a checkpoint, where geoopt is absent.
+            geoopt = import_module("geoopt")
             if not isinstance(parameter, geoopt.ManifoldParameter):
                 manifold = geoopt.Lorentz(k=parameter.new_tensor(part.c))
                 wrapped = geoopt.ManifoldParameter(

@@ -1,17 +1,28 @@
 """What a run leaves behind about itself: versions, command, scores."""
 
-import json
 import platform
+import re
 import shlex
+import statistics
 import subprocess
 import sys
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from .json_files import write_json
+from .sharing import is_hub_name, public_name
+
 _PACKAGES = (
     "hmgrl", "torch", "transformers", "datasets", "accelerate", "evaluate", "huggingface_hub",
     "safetensors", "geoopt", "numpy",
+)  # fmt: skip
+# Fields of a configuration that stand elsewhere in a report, or are found by training.
+_NO_SETTINGS = (
+    "text_config", "vision_config", "task", "calibration_gamma", "probability_temperature",
+    "seen_labels", "generator_labels", "label_texts",
 )  # fmt: skip
 PARTS = ("seen", "unseen", "overall")
 
@@ -30,13 +41,6 @@ def versions() -> dict[str, str]:
 def command() -> str:
     """The command line of this process, with its program's name instead of its path."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON so that a reader never sees half of it."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def git_revision() -> str | None:
@@ -109,9 +113,22 @@ def describe_run(
             "texts": labels.texts,
         },
         "encoders": {
-            name: None if part is None else Path(part.name_or_path or part.model_type).name
+            name: public_name(part.name_or_path or part.model_type).removeprefix("./")
+            if part is not None
+            else None
             for name, part in encoders.items()
         },
+        "base_models": [
+            part.name_or_path
+            for part in encoders.values()
+            if part is not None and is_hub_name(part.name_or_path)
+        ],
+        "settings": {
+            name: getattr(config, name)
+            for name in type(config).__annotations__
+            if name not in _NO_SETTINGS
+        },
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "arguments": arguments.to_dict(),
         "versions": versions(),
         "git_revision": git_revision(),
@@ -120,20 +137,88 @@ def describe_run(
     }
 
 
-def score_table(rows: dict[str, dict[str, Any]]) -> str:
+def public_report(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy of a report that tells nothing of the machine and of single records.
+
+    Left out are the run's folders, and the records that the data report quotes (texts and files of
+    a user's own data; their counts stay). Of paths in the command the last part is kept.
+
+    Args:
+        report: Content of a run's ``report.json``.
+    """
+    public = dict(report)
+    arguments = dict(report.get("arguments", {}))
+    public["arguments"] = {n: v for n, v in arguments.items() if not n.endswith("_dir")}
+    data = dict(report.get("data", {}))
+    for kind in ("left_out", "notes"):
+        if kind in data:
+            data[kind] = {name: {"count": one["count"]} for name, one in data[kind].items()}
+    public["data"] = data
+    names = report.get("base_models", [])
+    labels = report.get("labels", {})
+    kept = {
+        *names,
+        *labels.get("seen", ()),
+        *labels.get("unseen", ()),
+        data.get("hub", {}).get("id"),
+    }
+    public["command"] = public_command(report.get("command", ""), kept)
+    return public
+
+
+def public_command(line: str, kept: Collection[Any] = ()) -> str:
+    """Shortens the paths of a command line to their last part.
+
+    Args:
+        line: The command line.
+        kept: Words with a slash that are no paths, such as names on the Hub and labels.
+    """
+
+    def short(word: str) -> str:
+        name, equals, value = word.partition("=")
+        if equals and name.startswith("-"):
+            return f"{name}={short(value)}"
+        is_path = word not in kept and ("/" in word or "\\" in word) and "://" not in word
+        return re.split(r"[/\\]", word.rstrip("/\\"))[-1] if is_path else word
+
+    words = shlex.split(line)
+    # The word behind this option is the address of a repository.
+    before = ["", *words[:-1]]
+    return shlex.join(
+        word if last in ("--push-to-hub", "--repo") else short(word)
+        for last, word in zip(before, words, strict=True)
+    )
+
+
+def score_table(rows: Mapping[str, dict[str, Any] | Sequence[dict[str, Any]]]) -> str:
     """Formats scores as a Markdown table, in percent.
 
     Args:
-        rows: For each method its scores, as of :func:`metrics.evaluate_scores`.
+        rows: For each method its scores, as of :func:`metrics.evaluate_scores`; or those of
+            several runs, shown as mean ± sample standard deviation.
 
     Returns:
         The table: accuracy and weighted F1 of seen, unseen and overall, AUSUC, gamma.
     """
     head = ["method", *(f"{part} {name}" for part in PARTS for name in ("acc", "F1"))]
     lines = [[*head, "AUSUC", "gamma"]]
-    for method, scores in rows.items():
-        cells = [f"{100 * scores[part][k]:.1f}" for part in PARTS for k in ("accuracy", "f1")]
-        lines.append([method, *cells, f"{100 * scores['ausuc']:.1f}", f"{scores['gamma']:.3f}"])
+    for method, given in rows.items():
+        runs = [given] if isinstance(given, dict) else given
+        figures = [[s[p][k] for s in runs] for p in PARTS for k in ("accuracy", "f1")]
+        figures.append([scores["ausuc"] for scores in runs])
+        cells = [spread([100 * value for value in values], 1) for values in figures]
+        lines.append([method, *cells, spread([scores["gamma"] for scores in runs], 3)])
+    return markdown_table(lines)
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Formats a figure, or the mean ± sample standard deviation of several."""
+    text = f"{statistics.fmean(values):.{digits}f}"
+    return f"{text} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else text
+
+
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """Formats rows of cells, the first of them the heading, as a Markdown table."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     padded = [[c.ljust(w) for c, w in zip(line, widths, strict=True)] for line in lines]
     formatted = [f"| {' | '.join(line)} |" for line in padded]

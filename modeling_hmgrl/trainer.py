@@ -24,9 +24,10 @@ from .checkpointing import (
     save_checkpoint,
 )
 from .evaluation import HMGRLEvaluator
+from .json_files import write_json
 from .metrics import evaluate_scores
 from .optimization import WeightAverage, make_optimizer, make_schedule
-from .reporting import PARTS, write_json, write_run_files
+from .reporting import PARTS, write_run_files
 from .temperature import best_temperature
 
 REPORT_NAME = "report.json"
@@ -308,7 +309,9 @@ class HMGRLTrainer(HMGRLEvaluator):
         )
 
     def save(self, folder: str | Path, engine: Any = None) -> None:
-        """Saves model and processor (safetensors and JSON); a file is replaced when it is complete.
+        """Saves model and processor (safetensors, JSON) with the code that loads them.
+
+        A file is replaced when it is complete.
 
         Args:
             folder: The folder.
@@ -347,14 +350,15 @@ class HMGRLTrainer(HMGRLEvaluator):
             setattr(self.model.config, name, getattr(best.config, name))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Pushes the model, the processor, the report and a model card to the Hub.
+        """Pushes the model, the processor, the report and a model card to the Hub, in one commit.
 
         Args:
             repo_id: Repository, "user/name".
-            **options: Options of :func:`card.push_run`: ``private``, ``token``.
+            **options: Options of :func:`card.push_run`: ``private``, ``token``, ``runs`` for the
+                spread over repetitions, ``dataset`` for the data's name on the Hub.
 
         Returns:
-            URL of the last commit.
+            URL of the commit.
         """
         from .card import push_run  # noqa: PLC0415 - only for sharing
 

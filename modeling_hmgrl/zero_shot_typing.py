@@ -80,6 +80,12 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
     """
 
     base_model_prefix = "backbone"
+    uses_images = True
+    """Whether the method looks at pictures."""
+    tasks: tuple[str, ...] = ("typing", "relation")
+    """Tasks the method is made for."""
+    processor_settings: dict[str, Any] = {}  # noqa: RUF012 - read only
+    """Arguments that its processor must be made with."""
     imagines_labels = False
     """Whether training makes use of labels that have no samples (the generator's)."""
     config: ZeroShotTypingConfig

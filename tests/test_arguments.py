@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-import train
 from dataset_scripts import SourceOptions, load_gzs
 from dataset_scripts.__main__ import main, parse_arguments
 from dataset_scripts.arguments import read_partition, source_choices
 from dataset_scripts.export import export
+from hmgrl.cli import parse_arguments as parse
+from hmgrl.splits import load_data
+from hmgrl.usage import UsageError
 
 GROUPS = {"seen": ["bird"], "validation_unseen": ["fish"], "test_unseen": ["tree"]}
 
@@ -31,8 +33,8 @@ def test_every_choice_of_a_source_can_be_made_on_the_command_line():
 def test_partition_of_a_file(tmp_path):
     path = tmp_path / "labels.json"
     path.write_text(json.dumps(GROUPS))
-    options = train.parse_arguments(["--partition", str(path), "--split-seed", "5"])
-    data = train.load_data(options)
+    options = parse(["train", "--partition", str(path), "--split-seed", "5"])
+    data = load_data(options)
     assert data.partition.test_unseen == ("tree",)
     assert data.report.settings["seed"] == 5
 
@@ -56,18 +58,18 @@ def test_partition_files_that_are_none(tmp_path, content):
 def test_training_takes_exported_splits_as_they_are(tmp_path):
     data = load_gzs(seed=7, cache_dir=str(tmp_path / "c"))
     folder = str(export({"seed-7": data}, tmp_path / "shared"))
-    options = train.parse_arguments(["--source", "exported", "--data-dir", folder])
-    assert train.load_data(options).report == data.report
-    options = train.parse_arguments(
-        ["--source", "exported", "--data-dir", folder, "--data-config", "seed-8"]
+    options = parse(["train", "--source", "exported", "--data-dir", folder])
+    assert load_data(options).report == data.report
+    options = parse(
+        ["train", "--source", "exported", "--data-dir", folder, "--data-config", "seed-8"]
     )
     with pytest.raises(ValueError, match=r"configurations \['seed-7'\], got 'seed-8'"):
-        train.load_data(options)
-    with pytest.raises(SystemExit, match="expected --data-dir"):
-        train.load_data(train.parse_arguments(["--source", "exported"]))
+        load_data(options)
+    with pytest.raises(UsageError, match="expected --data-dir"):
+        load_data(parse(["train", "--source", "exported"]))
     options = ["--source", "exported", "--data-dir", folder, "--counts", "1", "1", "1"]
-    with pytest.raises(SystemExit, match="the splits are made"):
-        train.load_data(train.parse_arguments(options))
+    with pytest.raises(UsageError, match="the splits are made"):
+        load_data(parse(["train", *options]))
 
 
 def test_a_fault_of_the_data_ends_in_one_line(tmp_path):

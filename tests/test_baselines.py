@@ -19,7 +19,7 @@ from modeling_hmgrl.baselines import METHODS
 CASES = [
     pytest.param(name, task, id=f"{name}-{task}")
     for name, method in METHODS.items()
-    for task in getattr(method, "tasks", ("typing", "relation"))
+    for task in method.tasks
 ]
 SETTINGS = {
     "published": {"paper": True},
@@ -30,12 +30,12 @@ SETTINGS = {
 
 def processor_for(name_or_model, task, **options):
     method = METHODS.get(name_or_model) if isinstance(name_or_model, str) else name_or_model
-    return tiny_processor(task, **getattr(method, "processor_settings", {}), **options)
+    return tiny_processor(task, **method.processor_settings, **options)
 
 
 def batch_for(model, task, **options):
     batch = tiny_batch(task, processor=processor_for(model, task), **options)
-    if not getattr(model, "uses_images", True):
+    if not model.uses_images:
         batch = {name: value for name, value in batch.items() if "image" not in name}
         batch.pop("pixel_values", None)
     return batch
@@ -141,7 +141,7 @@ def test_it_fits_64_samples(name, task, settings):
 @pytest.mark.parametrize(("name", "task"), CASES)
 def test_the_trainer_and_the_pipeline_take_it(name, task, tmp_path):
     model = tiny_method(name, task, freeze_text=True)
-    with_images = getattr(model, "uses_images", True)
+    with_images = model.uses_images
     processor = processor_for(name, task, use_images=with_images)
     data = tiny_records(24, task=task, images=with_images)
     arguments = HMGRLTrainingArguments(

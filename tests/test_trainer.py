@@ -162,7 +162,7 @@ def test_references_and_card(finished):
     card = str(make_card(report | {"references": {"majority": counts}}, model.config, "me/m"))
     assert "class-transductive" in card
     assert "| majority" in card
-    assert 'from_pretrained("me/m")' in card
+    assert 'model="me/m"' in card
     assert "{{" not in card
 
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_world import tiny_model, tiny_processor
-from transformers import AutoModel, BertModel
+from transformers import AutoModel, BertModel, pipeline
 
-from modeling_hmgrl import HMGRLForZeroShotTyping, HMGRLModel
+from modeling_hmgrl import HMGRLForZeroShotTyping, HMGRLModel, ZeroShotTypingPipeline
+from modeling_hmgrl.pipeline_hmgrl import TASK
 
 REMOTE = """
 import importlib.abc, json, sys
@@ -31,7 +32,7 @@ try:
 except ModuleNotFoundError:
     pass
 import torch
-from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 trust = {trust!r}
 options = {{}} if trust is None else {{"trust_remote_code": trust}}
 config = AutoConfig.from_pretrained({folder!r}, **options)
@@ -41,8 +42,12 @@ assert type(model).__module__.startswith("transformers_modules."), type(model)._
 batch = processor("boris sees the fox", [[15, 18]], labels=["animal", "tool"])
 with torch.no_grad():
     logits = model(**batch).logits
+pipe = pipeline("multimodal-zero-shot-typing", model={folder!r}, **options)
+assert type(pipe).__module__.startswith("transformers_modules."), type(pipe).__module__
+scores = pipe("boris sees the fox", mention="fox", labels=["animal", "tool"], top_k=None)["scores"]
 frozen = not any(p.requires_grad for p in model.hmgrl.vision_model.parameters())
-print(json.dumps({{"logits": logits.tolist(), "frozen": frozen, "task": config.task}}))
+print(json.dumps({{"logits": logits.tolist(), "frozen": frozen, "task": config.task,
+                  "scores": scores}}))
 """
 
 
@@ -76,6 +81,7 @@ def test_remote_code_loads_where_the_package_is_absent(shared_folder, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.strip().splitlines()[-1])
     assert torch.allclose(torch.tensor(result["logits"]), logits, atol=1e-6)
+    assert result["scores"] == pytest.approx(sorted(logits[0].tolist(), reverse=True), abs=1e-4)
     assert result["frozen"]
     assert result["task"] == "typing"
 
@@ -135,6 +141,23 @@ def test_keys_inside_a_sub_config_execute_nothing(model_type, trap, tmp_path):
         else:
             with pytest.raises((ValueError, KeyError), match=model_type):
                 load(path)
+    assert not mark.exists()
+
+
+def test_a_pipeline_that_a_checkpoint_names_executes_nothing(trap, tmp_path):
+    """The installed package has its own, whatever the checkpoint says and also if it is trusted."""
+    folder, mark = trap
+    path = tmp_path / "model"
+    tiny_model().save_pretrained(path)
+    tiny_processor().save_pretrained(path)
+    (path / "trap.py").write_text((folder / "trap.py").read_text())
+    config = json.loads((path / "config.json").read_text())
+    assert TASK in config["custom_pipelines"]
+    named = {"impl": "trap.TrapModel", "pt": ["AutoModel"]}
+    config["custom_pipelines"] = {TASK: named, "text-classification": named}
+    (path / "config.json").write_text(json.dumps(config))
+    for options in ({}, {"trust_remote_code": False}, {"trust_remote_code": True}):
+        assert type(pipeline(TASK, model=path, **options)) is ZeroShotTypingPipeline
     assert not mark.exists()
 
 

@@ -157,7 +157,7 @@ def tiny_method(
         small["projection_size"] = 20
     config = make(
         text_config=tiny_text_config(),
-        vision_config=tiny_vision_config() if getattr(method, "uses_images", True) else None,
+        vision_config=tiny_vision_config() if method.uses_images else None,
         **{"task": task, **small, **settings},
     )
     with torch.random.fork_rng():

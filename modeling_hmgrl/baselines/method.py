@@ -24,13 +24,6 @@ class Method(ZeroShotTypingModel):
         vision_model: Image encoder to use instead of a new one.
     """
 
-    uses_images = True
-    """Whether the method looks at pictures."""
-    tasks: tuple[str, ...] = ("typing", "relation")
-    """Tasks the method is made for."""
-    processor_settings: dict[str, Any] = {}  # noqa: RUF012 - read only
-    """Arguments that its processor must be made with."""
-
     def __init__(
         self,
         config: ZeroShotTypingConfig,

@@ -1,0 +1,267 @@
+"""Results as HTML. All text from users goes through :func:`html.escape`."""
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from itertools import groupby, pairwise
+from typing import Any
+
+import numpy as np
+from modeling_hmgrl.explanation import Explanation, heat_over
+from PIL import Image
+
+SHOWN_LABELS = 10
+"""Labels that get a bar."""
+
+# Full colour takes at least so much above an even share, or of the largest fall.
+_LEAST_EXCESS, _LEAST_FALL = 0.02, 0.1
+_NEARLY_EVEN = 1.1  # times an even share, at most: said, as the colours do not tell
+
+# Sides of the picture with heat, in pixels.
+_LEAST_SIDE, _LARGEST_SIDE, _MOST_ENLARGED = 320, 768, 4.0
+_JPEG_QUALITY = 88
+_SHOWN_BESIDE = 80  # characters beside the window
+
+
+def placeholder() -> str:
+    """Returns what stands where results will be."""
+    return (
+        '<div class="hm-empty"><p><strong>No answer yet.</strong></p><p>Mark a mention, choose '
+        "labels and press “Predict”, or take one of the examples.</p></div>"
+    )
+
+
+def error(message: str) -> str:
+    """Returns a message that says what was wrong."""
+    return f'<div class="hm-error" role="alert"><strong>No answer.</strong> {escape(message)}</div>'
+
+
+def result(
+    text: str,
+    spans: Sequence[Sequence[int]],
+    image: Image.Image | None,
+    found: Explanation,
+    lengths: Sequence[int],
+    seen: set[str],
+    gamma: float | None,
+) -> str:
+    """Shows a prediction with where it looks.
+
+    Args:
+        text: The sentence.
+        spans: Its mentions, as character offsets.
+        image: The picture.
+        found: The prediction, explained.
+        lengths: How many tokens each of its words has: a word of two gets twice the share.
+        seen: Labels seen in training.
+        gamma: What was taken off the scores of seen labels; None if nothing was.
+    """
+    parts = [
+        _answer(found, seen),
+        _window(text, found.prediction["window"]),
+        _bars(found, seen, gamma),
+        _looks(text, spans, image, found, lengths),
+    ]
+    return f'<div class="hm-result" role="status">{"".join(parts)}</div>'
+
+
+def _answer(found: Explanation, seen: set[str]) -> str:
+    prediction = found.prediction
+    label = prediction["label"]
+    chance = _percent(prediction["probabilities"][0])
+    kind = "seen in training" if label in seen else "no sample seen in training"
+    return (
+        f'<p class="hm-answer"><span class="hm-label" dir="auto">{escape(label)}</span> '
+        f'<span class="hm-chance">{chance}</span> '
+        f'<span class="hm-kind {_kind(label, seen)}">{kind}</span></p>'
+    )
+
+
+def _window(text: str, window: Sequence[Sequence[int]] | None) -> str:
+    if window is None:
+        return ""
+    kept = sum(end - start for start, end in window)
+    return (
+        '<p class="hm-note"><strong>Long text:</strong> the model read only a window around the '
+        f"mention, {kept:,} of {len(text):,} characters. What lies beside it is grey below.</p>"
+    )
+
+
+def _bars(found: Explanation, seen: set[str], gamma: float | None) -> str:
+    prediction = found.prediction
+    rows = []
+    for label, chance in zip(
+        prediction["labels"][:SHOWN_LABELS], prediction["probabilities"], strict=False
+    ):
+        kind = _kind(label, seen)
+        rows.append(
+            f'<li class="{kind}"><span class="hm-name" dir="auto">{escape(label)}</span>'
+            f'<span class="hm-share">{_percent(chance)}</span>'
+            f'<span class="hm-track"><span style="width:{100 * chance:.2f}%"></span></span>'
+            f'<span class="hm-sr">{kind}</span></li>'
+        )
+    rest = len(prediction["labels"]) - SHOWN_LABELS
+    more = ""
+    if rest > 0:
+        left = _percent(sum(prediction["probabilities"][SHOWN_LABELS:]))
+        labels = "label" if rest == 1 else "labels"
+        more = f'<p class="hm-more">{rest:,} more {labels}, together {left}</p>'
+    if gamma is None:
+        calibration = "uncalibrated: nothing taken off the scores of seen labels"
+    else:
+        calibration = f"calibrated: γ = {gamma:.3g} taken off the scores of seen labels"
+    return (
+        "<h3>Probabilities</h3>"
+        f'<ol class="hm-bars">{"".join(rows)}</ol>{more}'
+        '<p class="hm-legend"><span class="seen">seen in training</span> '
+        f'<span class="unseen">no sample seen in training</span> <span>{calibration}</span></p>'
+    )
+
+
+def _looks(
+    text: str,
+    spans: Sequence[Sequence[int]],
+    image: Image.Image | None,
+    found: Explanation,
+    lengths: Sequence[int],
+) -> str:
+    words = np.array([word.weight for word in found.words])
+    patches = np.zeros((0, 0)) if found.picture is None else np.asarray(found.picture)
+    if found.method == "attention":
+        title = "Where the attention looks"
+        told = "All of it is on the text."
+        if patches.size:
+            told = (
+                f"{_percent(found.text_share)} of it is on the text, "
+                f"{_percent(found.picture_share)} on the picture."
+            )
+        words, patches = _times_even(words, np.array(lengths)), _times_even(patches)
+        told += f" Orange: more than an even share. {_range('Words', words)}"
+        caption = _range("Parts of the picture", patches)
+        heats = [_scaled((part - 1).clip(min=0), _LEAST_EXCESS) for part in (words, patches)]
+    else:
+        title = f"What “{found.label}” needs"
+        told = f"Without the words its score {_change(found.text_share)}"
+        if patches.size:
+            told += f", without the picture it {_change(found.picture_share)}"
+        told += ". Orange: falls without this part; blue: rises."
+        low, high = -patches.max(initial=-np.inf), -patches.min(initial=np.inf)
+        caption = f"With one part hidden it changes by {low:+.2g} to {high:+.2g}."
+        # one measure for both, or what hardly matters would glow
+        largest = max(float(np.abs(part).max(initial=0.0)) for part in (words, patches))
+        heats = [_scaled(part, _LEAST_FALL * largest) for part in (words, patches)]
+    parts = [
+        f"<h3>{escape(title)}</h3>",
+        f'<p class="hm-shares">{escape(told)}</p>',
+        _words(text, spans, found, heats[0]),
+    ]
+    if image is not None and patches.size:
+        parts.append(_picture(image, found, heats[1], caption))
+    return f'<section class="hm-looks">{"".join(parts)}</section>'
+
+
+def _times_even(weights: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
+    """Shares as multiples of an even one, which is in proportion to the length."""
+    lengths = np.ones(weights.shape) if lengths is None else lengths
+    even = weights.sum() / max(lengths.sum(), 1) * lengths
+    return weights / np.maximum(even, np.finfo(np.float32).tiny)
+
+
+def _range(name: str, times: np.ndarray) -> str:
+    if not times.size:
+        return ""
+    told = f"{name} get {times.min():.2f} to {times.max():.2f} times an even share"
+    nearly = times.max() < _NEARLY_EVEN
+    return f"{told}: nearly even, the colours are stretched." if nearly else f"{told}."
+
+
+def _scaled(values: np.ndarray, least: float) -> np.ndarray:
+    """Values over the largest, or over ``least`` where all are smaller; from -1 to 1."""
+    largest = max(least, float(np.abs(values).max(initial=0.0)))
+    return values / largest if largest > 0 else values
+
+
+def _words(text: str, spans: Sequence[Sequence[int]], found: Explanation, heats: np.ndarray) -> str:
+    """The sentence, with a colour behind each word and a frame around each mention."""
+    heat = {word.start: (word, level) for word, level in zip(found.words, heats, strict=True)}
+    window = found.prediction["window"]
+    cuts = {0, len(text), *heat, *(word.end for word in found.words)}
+    cuts |= {offset for span in spans for offset in span}
+    cuts |= {offset for kept in window or () for offset in kept}
+    bounds = sorted(cuts)
+    pieces: list[tuple[list[str], str]] = []
+    current = None  # the word that a piece lies in; a mention may start inside of it
+    for start, end in pairwise(bounds):
+        current = heat.get(start, current if current and start < current[0].end else None)
+        piece = escape(text[start:end])
+        if current is not None:
+            word, level = current
+            is_share = found.method == "attention"
+            told = _percent(word.weight) if is_share else _change(word.weight)
+            piece = (
+                f'<span class="hm-word {"loss" if level < 0 else "gain"}" style="--heat:'
+                f'{abs(level):.3f}" title="{escape(word.text)}: {told}">{piece}</span>'
+            )
+        elif window is not None and not any(a <= start and end <= b for a, b in window):
+            cut = _abridged(text[start:end], start == 0, end == len(text))
+            piece = f'<span class="hm-cut">{escape(cut)}</span>'
+        kinds = ("head", "tail") if len(spans) > 1 else ("mention",)
+        marks = [kind for kind, (a, b) in zip(kinds, spans, strict=True) if a <= start and end <= b]
+        pieces.append((marks, piece))
+    shown = ""
+    for marks, group in groupby(pieces, key=lambda entry: entry[0]):
+        inside = "".join(piece for _, piece in group)
+        for kind in marks:
+            inside = f'<mark class="hm-mark {kind}">{inside}</mark>'
+        shown += inside
+    return f'<p class="hm-words" dir="auto">{shown}</p>'
+
+
+def _picture(image: Image.Image, found: Explanation, heats: np.ndarray, caption: str) -> str:
+    """The picture with heat over it, drawn in a size fit for the page."""
+    factor = min(1.0, _LARGEST_SIDE / max(image.size))
+    factor = max(factor, min(_LEAST_SIDE / max(image.size), _MOST_ENLARGED))
+    size = [max(round(factor * side), 1) for side in image.size]
+    box = None if found.picture_box is None else [factor * side for side in found.picture_box]
+    drawn = heat_over(image.resize(size, Image.Resampling.LANCZOS), heats, box, scale=1.0)
+    buffer = io.BytesIO()
+    drawn.save(buffer, format="JPEG", quality=_JPEG_QUALITY)
+    content = base64.b64encode(buffer.getvalue()).decode("ascii")
+    row, column = np.unravel_index(int(heats.argmax()), heats.shape)
+    place = f"{_third(row, heats.shape[0], 'upper', 'middle', 'lower')} " + _third(
+        column, heats.shape[1], "left", "centre", "right"
+    )
+    return (
+        f'<figure class="hm-heat"><img src="data:image/jpeg;base64,{content}" '
+        f'alt="The picture with heat over it, strongest in the {place}" '
+        f'width="{drawn.width}" height="{drawn.height}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _third(index: Any, count: int, *names: str) -> str:
+    return names[min(3 * int(index) // count, 2)]
+
+
+def _kind(label: str, seen: set[str]) -> str:
+    return "seen" if label in seen else "unseen"
+
+
+def _percent(share: float) -> str:
+    if 0 < share < 0.001:
+        return "< 0.1 %"
+    return f"{100 * share:.1f} %" if share < 0.1 else f"{100 * share:.0f} %"
+
+
+def _change(fall: float) -> str:
+    return f"{'falls' if fall >= 0 else 'rises'} by {abs(fall):.2g}"
+
+
+def _abridged(text: str, is_first: bool, is_last: bool) -> str:
+    """What the model did not read, shortened to what lies beside the window."""
+    if len(text) <= 2 * _SHOWN_BESIDE:
+        return text
+    before = "" if is_first else f"{text[:_SHOWN_BESIDE]} "
+    after = "" if is_last else f" {text[-_SHOWN_BESIDE:]}"
+    return f"{before}[…]{after}"

@@ -1,0 +1,42 @@
+"""Writes a trained model as ONNX, to be run without torch."""
+
+import argparse
+from pathlib import Path
+
+from .usage import UsageError, add_model_arguments
+
+EXAMPLES = """\
+example:
+  hmgrl export --model runs/sample --out onnx --quantize
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    add_model_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
+    parser.add_argument(
+        "--quantize", action="store_true", help="weights of linear layers as 8-bit integers"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Exports and prints the files written.
+
+    Raises:
+        UsageError: If the target is a file.
+        ValueError: If the target holds a model, or the model is too large.
+        OSError: If there is no such model, or the folder cannot be written.
+        ImportError: If a library that is needed is not installed.
+    """
+    out = options.out.expanduser()
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out}: is a file, expected a folder")
+    from modeling_hmgrl.onnx_export import export_onnx  # noqa: PLC0415 - takes seconds
+
+    from .loading import load_model  # noqa: PLC0415
+
+    model, processor = load_model(options.model, options.revision)
+    export_onnx(model, processor, out, quantize=options.quantize)
+    for path in sorted(path for path in out.iterdir() if path.is_file()):
+        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")

@@ -1,0 +1,224 @@
+"""Trains HMGRL: data, model, trainer."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from modeling_hmgrl import HMGRLTrainingArguments
+from modeling_hmgrl.baselines import METHODS
+
+from .cli import run_alone
+from .processes import on_cpu
+from .splits import add_split_arguments, load_data
+from .usage import UsageError, attribute_docs
+
+EXAMPLES = """\
+examples:
+  hmgrl train --source sample --output-dir runs/sample
+  hmgrl train --source mnre --data-dir MNRE/mnre_txt --image-dir MNRE/img --label-text verbalised
+  hmgrl train --source sample --output-dir runs/sample --resume
+  accelerate launch -m hmgrl train --source records --data-dir mine.jsonl --set dropout=0.2
+"""
+INTERRUPTED = "The same command with --resume goes on from the last checkpoint, if there is one."
+
+DEFAULT_FOLDER = "runs/latest"
+
+# Lengths to which the authors' code pads and cuts.
+PAPER_LENGTHS = {
+    "typing": {"max_length": 128, "label_max_length": 5},
+    "relation": {"max_length": 128, "label_max_length": 16},
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    splits = add_split_arguments(parser)
+    splits.add_argument(
+        "--vocabulary",
+        choices=("transductive", "inductive"),
+        default="transductive",
+        help="whether the generator sees the names of the test labels (the paper's protocol)",
+    )
+    splits.add_argument(
+        "--generator-labels",
+        nargs="+",
+        metavar="LABEL",
+        help="unseen labels whose names the generator sees, in place of --vocabulary",
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--method",
+        choices=tuple(METHODS),
+        default="hmgrl",
+        help="HMGRL or a method it is compared with",
+    )
+    encoder: dict[str, Any] = {"metavar": "NAME", "help": "folder or Hub name"}
+    model.add_argument("--text-encoder", default="bert-base-cased", **encoder)
+    model.add_argument("--vision-encoder", default="google/vit-base-patch16-384", **encoder)
+    model.add_argument("--paper", action="store_true", help="all settings as in the paper")
+    model.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="any field of the method's configuration, such as score_function=dot; may be repeated",
+    )
+    model.add_argument(
+        "--max-length", type=int, default=128, metavar="TOKENS", help="most tokens of a text"
+    )
+    run_group = parser.add_argument_group("run")
+    _add_training_arguments(run_group)
+    run_group.add_argument(
+        "--references", action="store_true", help="add the scores of two untrained references"
+    )
+    run_group.add_argument(
+        "--no-test", action="store_true", help="validation alone, as for choosing settings"
+    )
+    run_group.add_argument(
+        "--push-to-hub", metavar="USER/NAME", help="repository to push the run to"
+    )
+
+
+def _add_training_arguments(group: argparse._ArgumentGroup) -> None:
+    """Adds an option for each field of HMGRLTrainingArguments.
+
+    What the command line does not give is left to --paper and then to the class's own defaults.
+    """
+    texts, kinds = attribute_docs(HMGRLTrainingArguments), get_type_hints(HMGRLTrainingArguments)
+    for field in fields(HMGRLTrainingArguments):
+        default: Any = DEFAULT_FOLDER if field.name == "output_dir" else field.default
+        name, kind = "--" + field.name.replace("_", "-"), kinds[field.name]
+        shown = default if kind is not bool else "yes" if default else "no"
+        text = f"{texts[field.name]} (default: {shown})".replace("%", "%%")
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
+        if kind is bool:
+            group.add_argument(name, action=argparse.BooleanOptionalAction, **options)
+        elif get_origin(kind) is Literal:
+            group.add_argument(name, choices=get_args(kind), **options)
+        else:
+            metavar = {int: "N", float: "X"}.get(kind, "NAME")
+            group.add_argument(name, type=kind, metavar=metavar, **options)
+
+
+def settings_of(pairs: list[str], method: str = "hmgrl") -> dict[str, Any]:
+    """Reads FIELD=VALUE pairs; values are JSON, or else taken as text.
+
+    Args:
+        pairs: The pairs.
+        method: Name of the method whose fields they are.
+
+    Raises:
+        UsageError: If a pair is malformed or its field unknown.
+    """
+    settings, fields_of_method = {}, METHODS[method].config_class.field_names()
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or name not in fields_of_method:
+            known = ", ".join(sorted(fields_of_method))
+            raise UsageError(f"--set {pair}: expected FIELD=VALUE with a field among {known}")
+        try:
+            settings[name] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[name] = value
+    return settings
+
+
+def run(options: argparse.Namespace) -> None:
+    """Trains, prints the scores and leaves the run's folder behind.
+
+    Raises:
+        UsageError: If options do not go together.
+        ValueError: If data or settings are faulty.
+        OSError: If files or encoders are absent, or the folder cannot be written.
+        FloatingPointError: If the loss is not finite.
+    """
+    from accelerate.utils import set_seed  # noqa: PLC0415 - not needed for help, like these
+
+    from modeling_hmgrl import HMGRLProcessor, HMGRLTrainer  # noqa: PLC0415
+    from modeling_hmgrl.labels import LabelSets  # noqa: PLC0415
+    from modeling_hmgrl.reporting import score_table  # noqa: PLC0415
+
+    on_cpu()
+    method: Any = METHODS[options.method]
+    settings = settings_of(options.set, options.method)
+    data = load_data(options)
+    given = {n: getattr(options, n) for n in HMGRLTrainingArguments.names() if n in options}
+    recipe = HMGRLTrainingArguments.paper(data.task) if options.paper else {}
+    arguments = HMGRLTrainingArguments(**{"output_dir": DEFAULT_FOLDER} | recipe | given)
+    labels = LabelSets.of(
+        data.partition.seen,
+        data.partition.validation_unseen,
+        data.partition.test_unseen,
+        options.generator_labels or options.vocabulary,
+        data.label_texts,
+    )
+    set_seed(arguments.seed)  # new parameters follow it
+    no_images = options.no_images or not method.uses_images
+    vision = None if no_images else options.vision_encoder
+    lengths: dict[str, Any] = {"max_length": options.max_length}
+    if options.paper:
+        lengths = PAPER_LENGTHS[data.task] | {"pad_to_max_length": True}
+    lengths |= method.processor_settings
+    processor = HMGRLProcessor.from_backbones(
+        options.text_encoder, vision, task=data.task, **lengths
+    )
+    model = method.from_backbones(
+        options.text_encoder,
+        vision,
+        processor=processor,
+        paper_settings=options.paper,
+        task=data.task,
+        **settings,
+    )
+    references: dict[str, Any] = {}
+    if options.references and not options.no_test:
+        references = _references(model, processor, labels, data, arguments.metric)
+    trainer = HMGRLTrainer(
+        model,
+        processor,
+        arguments,
+        labels,
+        data.splits["train"],
+        data.splits["validation"],
+        None if options.no_test else data.splits["test"],
+        data_report=data.report.to_dict(),
+        method=options.method,
+    )
+    with redirect_stdout(sys.stderr):  # a line for each epoch is progress, not the result
+        report = trainer.train(extra={"references": references})
+    if not trainer.accelerator.is_main_process:
+        return
+    split = "validation" if options.no_test else "test"
+    rows = {options.method: report[split]}
+    rows |= {name: scores[split] for name, scores in references.items()}
+    title = f"{split.capitalize()} scores (%)"
+    print(f"\n{title}, {report['data']['source']}, seed {report['seed']}:")
+    print(score_table(rows))
+    print(f"Model, logs and report: {Path(arguments.output_dir)}")
+    if options.push_to_hub:
+        print(f"Pushed: {trainer.push_to_hub(options.push_to_hub)}")
+
+
+def _references(
+    model: Any, processor: Any, labels: Any, data: Any, metric: Any
+) -> dict[str, dict[str, Any]]:
+    """Scores of the references that need no training, by their name."""
+    from modeling_hmgrl.baselines import label_similarity, majority  # noqa: PLC0415
+
+    train, validation, test = (data.splits[name] for name in ("train", "validation", "test"))
+    return {
+        "label similarity": label_similarity(
+            model.encoders.text_model, processor.tokenizer, labels, validation, test, metric
+        ),
+        "majority": majority(labels, train, validation, test),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs this command alone, as `train.py` does; see :func:`cli.run_alone`."""
+    return run_alone("train", Path(sys.argv[0]).name, sys.argv[1:] if argv is None else argv)

@@ -1,0 +1,69 @@
+"""What a saved model brings along for others: its pipeline's code, and no path of this machine."""
+
+import re
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+
+TASK = "multimodal-zero-shot-typing"
+"""Name under which transformers finds the pipeline."""
+
+CUSTOM_PIPELINES = {TASK: {"impl": "pipeline_hmgrl.ZeroShotTypingPipeline", "pt": ["AutoModel"]}}
+"""Field of ``config.json`` that names the pipeline to those who have not installed the package."""
+
+_PIPELINE_FILE = Path(__file__).with_name("pipeline_hmgrl.py")
+_HUB_NAME = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")
+
+
+def is_remote() -> bool:
+    """Whether this code came with a checkpoint, and not from the installed package."""
+    return __name__.split(".", 1)[0] == TRANSFORMERS_DYNAMIC_MODULE_NAME
+
+
+def save_pipeline_code(folder: str | Path) -> dict[str, Any]:
+    """Copies the pipeline's module and those that it imports beside a model.
+
+    A model that was loaded from the Hub without its pipeline has no such module at hand, and is
+    saved without it.
+
+    Args:
+        folder: Folder of the model; made if it does not exist.
+
+    Returns:
+        The config's ``custom_pipelines``, empty if nothing was copied.
+    """
+    if not _PIPELINE_FILE.exists():
+        return {}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (_PIPELINE_FILE, *map(Path, get_relative_import_files(_PIPELINE_FILE))):
+        shutil.copyfile(file, folder / file.name)
+    return CUSTOM_PIPELINES
+
+
+def is_hub_name(name: str | None) -> bool:
+    """Whether an encoder's name is one of the Hub, and not a folder of this machine."""
+    return bool(name and _HUB_NAME.fullmatch(name)) and not Path(str(name)).exists()
+
+
+def public_name(name: str) -> str:
+    """Name of an encoder that tells nothing of this machine.
+
+    Args:
+        name: A name on the Hub, or a folder.
+
+    Returns:
+        The name on the Hub as it is; of a folder its last part behind "./", which nobody takes for
+        a name on the Hub.
+    """
+    if not name or is_hub_name(name):
+        return name
+    return f"./{PurePosixPath(name.replace(chr(92), '/')).name}"
+
+
+__all__ = [
+    "CUSTOM_PIPELINES", "TASK", "is_hub_name", "is_remote", "public_name", "save_pipeline_code",
+]  # fmt: skip
