@@ -204,7 +204,7 @@ def load_gzs(
         RecordError: If a record is faulty and `on_error` is `"raise"`.
         FileNotFoundError: If files are absent.
 
-    Example:
+    Examples:
         >>> data = load_gzs("mnre", data_dir="MNRE/mnre_txt", image_dir="MNRE/img", seed=1)
         >>> data.splits["train"].features["label"].names
     """

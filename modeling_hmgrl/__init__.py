@@ -19,16 +19,24 @@ from .processing_hmgrl import HMGRLProcessor
 from .sharing import TASK
 
 if TYPE_CHECKING:
+    from .explanation import explain
     from .metrics import GZSMetric, evaluate_scores, gzs_scores
+    from .onnx_export import export_onnx
+    from .onnx_runner import ONNXZeroShotTyping
+    from .prototypes import Prototypes
     from .trainer import HMGRLTrainer
     from .training_arguments import HMGRLTrainingArguments
 
 _LAZY = {
     "GZSMetric": "metrics",
     "evaluate_scores": "metrics",
+    "explain": "explanation",
+    "export_onnx": "onnx_export",
     "gzs_scores": "metrics",
     "HMGRLTrainer": "trainer",
     "HMGRLTrainingArguments": "training_arguments",
+    "ONNXZeroShotTyping": "onnx_runner",
+    "Prototypes": "prototypes",
 }
 
 AutoConfig.register(HMGRLConfig.model_type, HMGRLConfig)
@@ -56,7 +64,11 @@ __all__ = [
     "HMGRLTrainer",
     "HMGRLTrainingArguments",
     "LabelCache",
+    "ONNXZeroShotTyping",
+    "Prototypes",
     "ZeroShotTypingPipeline",
     "evaluate_scores",
+    "explain",
+    "export_onnx",
     "gzs_scores",
 ]

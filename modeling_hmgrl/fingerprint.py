@@ -9,7 +9,7 @@ import numpy as np
 # Fields that say how a model or a processor was loaded or what is done with its scores, not what
 # its encoders compute.
 _APART = (
-    "_name_or_path", "auto_map", "custom_pipelines", "dtype",
+    "_name_or_path", "architectures", "auto_map", "custom_pipelines", "dtype",
     "calibration_gamma", "probability_temperature", "seen_labels", "generator_labels",
     "label_texts", "freeze_text", "freeze_vision",
 )  # fmt: skip

@@ -76,10 +76,12 @@ class CrossModalAttention(nn.Module):
         else:
             keys = self.key(tokens)
             logits = (keys @ self.query(entity).unsqueeze(-1)).squeeze(-1) / keys.shape[-1] ** 0.5
-            count = text.new_tensor(n) if text_mask is None else text_mask.sum(1, keepdim=True)
-            share = (self.modality_bias[0] - count.to(logits.dtype).log()).expand(len(text), n)
+            # new_full, as numbers of Python would be fixed in an exported graph
+            count = logits.new_full((), n) if text_mask is None else text_mask.sum(1, keepdim=True)
+            share = (self.modality_bias[0] - count.to(logits.dtype).log()).expand(text.shape[0], n)
             if m:
-                image_share = (self.modality_bias[1] - math.log(m)).expand(len(text), m)
+                log_m = logits.new_full((), m).log()
+                image_share = (self.modality_bias[1] - log_m).expand(text.shape[0], m)
                 share = torch.cat([share, image_share], dim=1)
             logits = logits + share
         mask = _fusion_mask(text_mask, image_mask, text, m)
@@ -154,7 +156,7 @@ class Comparison(nn.Module):
             lengths = q.square().sum(-1, keepdim=True) + p.square().sum(-1)
             return -self.scale * (lengths - 2 * q @ p.T)
         squared = lorentz.pairwise_distance(q.reshape(-1, q.shape[-1]), p, c).square()
-        return -self.scale * squared.reshape(*q.shape[:-1], len(p))
+        return -self.scale * squared.reshape(*q.shape[:-1], p.shape[0])
 
     def compare_pairs(self, q: Tensor, p: Tensor, c: float | Tensor) -> Tensor:
         """Scores samples that differ from label to label, (B, K, d_p), against labels (K, d_p).

@@ -45,23 +45,30 @@ def open_image(image: Any, name: str = "image", max_pixels: int = MAX_PIXELS) ->
     if isinstance(image, bytes | bytearray):
         source: Any = io.BytesIO(image)
     elif isinstance(image, str | Path):
-        name, source = f"{name} {str(image)!r}", Path(image)
+        name, source = f"{name} {str(image)[:200]!r}", Path(image)
     else:
         raise ValueError(
             f"{name}: got {type(image).__name__}, expected a path, bytes, a PIL picture or an array"
         )
-    if isinstance(source, Path) and not source.is_file():
-        raise FileNotFoundError(f"{name}: no such file")
+    with _open(source, name, max_pixels) as opened:
+        _check_size(opened, name, max_pixels)
+        return _rgb(opened, name)
+
+
+def _open(source: Any, name: str, max_pixels: int) -> Image.Image:
+    """Reads the header."""
     try:
-        with Image.open(source) as opened:
-            _check_size(opened, name, max_pixels)
-            return _rgb(opened, name)
+        if isinstance(source, Path) and not source.is_file():
+            raise FileNotFoundError(f"{name}: no such file")
+        return Image.open(source)
+    except FileNotFoundError:
+        raise
     except UnidentifiedImageError as error:
         raise ValueError(f"{name}: not a picture that Pillow can read") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{name}: larger than the bound of {max_pixels} pixels") from error
-    except OSError as error:  # a header that ends too soon, a file that may not be read
-        raise ValueError(f"{name}: cannot be read ({error})") from error
+    except Exception as error:  # a header that ends too soon, a name too long; readers raise any
+        raise ValueError(f"{name}: cannot be read ({str(error)[:200]})") from error
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
@@ -83,5 +90,5 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
         image.load()
         # what is RGB already is passed on, not copied: a picture may come through here twice
         return image if image.mode == "RGB" else image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise
-        raise ValueError(f"{name}: cut off or damaged ({error})") from error
+    except Exception as error:  # Pillow's decoders raise any
+        raise ValueError(f"{name}: cut off or damaged ({str(error)[:200]})") from error

@@ -1,6 +1,6 @@
 r"""The Lorentz model of hyperbolic space: the one place of this package that knows geometry.
 
-Convention
+Convention:
     A point of the hyperboloid with squared radius ``c > 0`` (curvature ``-1/c``) is stored with all
     its coordinates, ``x = (x_0, x_s)`` of width ``D + 1``, time first, where
     ``<x, x>_L = -x_0^2 + |x_s|^2 = -c``; the time part follows from the space part as
@@ -9,7 +9,7 @@ Convention
     A tangent vector at the origin has time part 0 and is stored by its space part alone (width
     ``D``); a tangent vector elsewhere is stored whole (width ``D + 1``).
 
-Precision
+Precision:
     Everything is computed in float32 at least: bfloat16 and float16 inputs are widened, autocast is
     switched off around matrix products. Points farther from the origin than ``MAX_RADIUS`` (in
     units of ``sqrt(c)``) are drawn back to it: beyond, squares of coordinates leave float32.

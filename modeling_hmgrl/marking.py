@@ -1,12 +1,21 @@
 """Marks mentions in a text by tokens of their own, and windows texts that are too long."""
 
 import operator
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 Span = tuple[int, int]
+
+# Characters that are tokenised for each token that may be kept; a word has 5 or so.
+_CHARACTERS = 50
+# Tokens next to where a text was cut off, which a word cut in two may have changed.
+_EDGE = 100
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 MARKERS = (("[E1]", "[/E1]"), ("[E2]", "[/E2]"))
 """Opening and closing marker of the first and of the second mention."""
@@ -20,11 +29,22 @@ class MarkedText:
         ids: Token ids, without the tokenizer's own special tokens.
         positions: Index of the opening and closing marker in ``ids``, one pair a mention.
         kept: Character ranges that were kept, in order; None if that is the whole text.
+        offsets: For each token the characters it stands for, None at a marker or special token.
+            None as a whole where it was not asked for.
     """
 
     ids: list[int]
     positions: list[Span]
     kept: list[Span] | None
+    offsets: list[Span | None] | None = None
+
+
+def shown(value: Any) -> str:
+    """Shows a value in an error: shortened, however long or deep it is."""
+    try:
+        return _SHORT.repr(value)
+    except Exception:  # of a number too long to print, or an object that cannot show itself
+        return f"<{type(value).__name__}>"
 
 
 def check_spans(text: Any, spans: Any, count: int, place: str) -> list[Span]:
@@ -50,16 +70,17 @@ def check_spans(text: Any, spans: Any, count: int, place: str) -> list[Span]:
     try:
         pairs = [spans] if len(spans) == 2 and not isinstance(spans[0], Sequence) else list(spans)
         checked = [(operator.index(start), operator.index(end)) for start, end in pairs]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError) as error:
         raise ValueError(
-            f"{place}.spans: got {spans!r}, expected pairs [start, end] of character offsets"
+            f"{place}.spans: got {shown(spans)}, expected pairs [start, end] of character offsets"
         ) from error
     if len(checked) != count:
         raise ValueError(f"{place}.spans: got {len(checked)} spans, expected {count}")
     for start, end in checked:
         if not 0 <= start < end <= len(text):
             raise ValueError(
-                f"{place}.spans: got [{start}, {end}], expected 0 <= start < end <= {len(text)}"
+                f"{place}.spans: got [{shown(start)}, {shown(end)}], expected 0 <= start < end <= "
+                f"{len(text)}"
             )
         if not text[start:end].strip():
             raise ValueError(f"{place}.spans: [{start}, {end}] marks blank space only")
@@ -84,10 +105,34 @@ def mark_texts(
         One :class:`MarkedText` for each text.
     """
     cuts = [_cuts(sample) for sample in spans]
+    # Of a long text only what is near its mentions is tokenised, in place of all that is windowed
+    # away: first as many characters as should do, and the whole where they are too few tokens.
+    enough = max_tokens + _EDGE
+    reach = _CHARACTERS * enough
+    near = [
+        (max(0, sample[0][0] - reach), min(len(text), sample[-1][0] + reach))
+        for text, sample in zip(texts, cuts, strict=True)
+    ]
+    marked = _mark(tokenizer, texts, cuts, near)
+    for row, (text, (low, high)) in enumerate(zip(texts, near, strict=True)):
+        places = [place for pair in marked[row].positions for place in pair]
+        left, right = min(places), len(marked[row].ids) - 1 - max(places)
+        if (low > 0 and left < enough) or (high < len(text) and right < enough):
+            [marked[row]] = _mark(tokenizer, [text], [cuts[row]], [(0, len(text))])
+    return [_window(sample, max_tokens) for sample in marked]
+
+
+def _mark(
+    tokenizer: Any,
+    texts: Sequence[str],
+    cuts: Sequence[list[tuple[int, str]]],
+    ranges: Sequence[Span],
+) -> list[MarkedText]:
+    """Tokenises a range of each text with markers at its cuts."""
     pieces: list[str] = []
     starts: list[int] = []
-    for text, sample in zip(texts, cuts, strict=True):
-        bounds = [0, *(offset for offset, _ in sample), len(text)]
+    for text, sample, (low, high) in zip(texts, cuts, ranges, strict=True):
+        bounds = [low, *(offset for offset, _ in sample), high]
         pieces += [text[a:b] for a, b in pairwise(bounds)]
         starts += bounds[:-1]
     encoded = tokenizer(
@@ -96,7 +141,7 @@ def mark_texts(
         return_attention_mask=False,
         return_offsets_mapping=True,
         split_special_tokens=True,
-        verbose=False,  # a long piece is no fault: it is windowed below
+        verbose=False,  # a long piece is no fault: it is windowed
     )
     marker_ids = {m: tokenizer.convert_tokens_to_ids(m) for pair in MARKERS for m in pair}
     marked, piece = [], 0
@@ -115,7 +160,7 @@ def mark_texts(
                 ids.append(marker_ids[marker])
                 offsets.append(None)
         positions = [(places[a], places[b]) for a, b in MARKERS[: len(sample) // 2]]
-        marked.append(_window(ids, positions, offsets, max_tokens))
+        marked.append(MarkedText(ids, positions, None, offsets))
     return marked
 
 
@@ -134,24 +179,26 @@ def _cuts(spans: Sequence[Span]) -> list[tuple[int, str]]:
     return [(event[0], event[3]) for event in sorted(events)]
 
 
-def _window(
-    ids: list[int], positions: list[Span], offsets: list[Span | None], max_tokens: int
-) -> MarkedText:
+def _window(sample: MarkedText, max_tokens: int) -> MarkedText:
     """Keeps the ``max_tokens`` tokens nearest to the markers.
 
     Every marker stays. A mention's own tokens count a quarter of their distance, so that context
     is given up before mentions are; only a mention longer than its share loses its middle.
     """
+    ids, positions, offsets = sample.ids, sample.positions, sample.offsets or []
     if len(ids) <= max_tokens:
-        return MarkedText(ids, positions, None)
+        return sample
     markers = [place for pair in positions for place in pair]
+    # What lies further than that many tokens from each marker has as many before it in the order.
+    near = {i for m in markers for i in range(m - max_tokens, m + max_tokens + 1)}
 
     def remoteness(index: int) -> float:
         distance = min(abs(index - place) for place in markers)
         inside = any(start < index < end for start, end in positions)
         return distance / 4 if inside else distance
 
-    kept = sorted(sorted(range(len(ids)), key=remoteness)[:max_tokens])
+    candidates = sorted(index for index in near if 0 <= index < len(ids))
+    kept = sorted(sorted(candidates, key=remoteness)[:max_tokens])
     new = {old: index for index, old in enumerate(kept)}
     ranges: list[Span] = []
     last = None
@@ -169,4 +216,5 @@ def _window(
         [ids[index] for index in kept],
         [(new[start], new[end]) for start, end in positions],
         ranges,
+        [offsets[index] for index in kept],
     )

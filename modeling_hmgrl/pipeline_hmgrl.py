@@ -2,35 +2,39 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from itertools import count, islice
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, Pipeline
-from transformers.pipelines import PIPELINE_REGISTRY
+from transformers import Pipeline
 
 from .label_cache import LabelCache
-from .marking import MarkedText
+from .marking import MarkedText, shown
 from .prediction import (
     Candidates,
     Failure,
     Prediction,
     Query,
     best_labels,
+    first_of_same,
     make_candidates,
     make_query,
     predictions,
 )
+from .sharing import TASK
 
-TASK = "multimodal-zero-shot-typing"
-
-# Batches over which inputs are sorted by length, so that little is padded; their pictures are held.
-_LOOKAHEAD = 4
+LOOKAHEAD = 4
+"""Batches over which inputs are sorted by length, so that little is padded; their pictures are
+held."""
+_BOUNDS = {"top_k": (1, 1_000_000_000), "batch_size": (1, 100_000), "num_workers": (0, 1_000)}
 # From this many labels on, encoding them shows a progress bar.
 _MANY_LABELS = 2_000
 
@@ -48,15 +52,20 @@ class _Call:
     image_hosts: Collection[str] = ()
 
     def __post_init__(self) -> None:
-        for name in ("top_k", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name}: got {value!r}, expected 1 or more")
+        for name, (least, most) in _BOUNDS.items():
+            value: Any = getattr(self, name)
+            if value is None and name != "batch_size":
+                continue
+            if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+                raise ValueError(f"{name}: got {shown(value)}, expected {least} or more")
+            if int(value) > most:
+                raise ValueError(f"{name}: got {shown(value)}, expected at most {most}")
         for name in ("seen", "image_hosts"):
-            if isinstance(getattr(self, name), str):
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected a list of names")
-        if self.on_error not in ("raise", "return"):
-            raise ValueError(f"on_error: got {self.on_error!r}, expected 'raise' or 'return'")
+            value = getattr(self, name)
+            if value is not None and not _are_names(value):
+                raise ValueError(f"{name}: got {shown(value)}, expected a list of names")
+        if not isinstance(self.on_error, str) or self.on_error not in ("raise", "return"):
+            raise ValueError(f"on_error: got {shown(self.on_error)}, expected 'raise' or 'return'")
 
 
 class ZeroShotTypingPipeline(Pipeline):
@@ -166,34 +175,47 @@ class ZeroShotTypingPipeline(Pipeline):
         Returns:
             The predictions for all inputs, in order, in each process.
         """
-        from accelerate import PartialState  # noqa: PLC0415 - only where there are processes
-        from accelerate.utils import gather_object  # noqa: PLC0415
-
-        state = PartialState()
+        # A statement in its place would make transformers refuse this file, as part of a
+        # checkpoint, to everyone without accelerate.
+        accelerate = import_module("accelerate")
+        state = accelerate.PartialState()
         mine = range(state.process_index, len(inputs), state.num_processes)
-        # A share is a list, so that it is sorted by length; its pictures are opened as they come.
-        results = self([inputs[index] for index in mine], **options)
-        found = dict(gather_object(list(zip(mine, results, strict=True))))
+        results = list(self(_Share(inputs, mine), **options))
+        found = dict(accelerate.utils.gather_object(list(zip(mine, results, strict=True))))
         return [found[index] for index in range(len(inputs))]
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Saves model and processor, with all code that the pipeline needs.
+
+        The folder works, also where this package is not installed, in
+        ``pipeline("multimodal-zero-shot-typing", model=folder, trust_remote_code=True)``.
+
+        Args:
+            save_directory: The folder; made if it does not exist.
+            **kwargs: Those of ``save_pretrained`` of both.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
 
     def _stream(
         self, inputs: Iterable[Any], call: _Call, place: str | None = None
     ) -> Iterator[Prediction | Failure]:
         """Predictions in the order of the inputs; ``place`` names a single one in errors."""
         # What comes one by one is answered a batch at a time, not held back to be sorted.
-        window = call.batch_size * (_LOOKAHEAD if hasattr(inputs, "__len__") else 1)
+        window = call.batch_size * (LOOKAHEAD if hasattr(inputs, "__len__") else 1)
         default = None if call.labels is None else self._candidates(call.labels)
         places = (place or f"inputs[{index}]" for index in count())
         workers = call.num_workers
         if workers is None:
             workers = 0 if self.device.type == "cpu" else min(8, os.cpu_count() or 1)
         numbered = zip(inputs, places, strict=False)  # places have no end
-        checked = _ahead(partial(self._query, call), numbered, workers, window)
-        while part := list(islice(checked, window)):
-            good = [query for query in part if isinstance(query, Query)]
-            found = iter(self._predict(good, default, call))
-            for query in part:
-                yield next(found) if isinstance(query, Query) else query
+        # closed even where what is between raises: no thread is left behind
+        with closing(_ahead(partial(self._query, call), numbered, workers, window)) as checked:
+            while part := list(islice(checked, window)):
+                good = [query for query in part if isinstance(query, Query)]
+                found = iter(self._predict(good, default, call))
+                for query in part:
+                    yield next(found) if isinstance(query, Query) else query
 
     def _query(self, call: _Call, numbered: tuple[Any, str]) -> Query | Failure:
         record, place = numbered
@@ -206,22 +228,35 @@ class ZeroShotTypingPipeline(Pipeline):
 
     def _candidates(self, labels: Any) -> Candidates:
         """Candidates of a call; those of the call before are kept, as a list may be long."""
-        if isinstance(labels, Mapping) or not isinstance(labels, list | tuple):
-            return make_candidates(labels, self.model.config)
-        asked = (tuple(labels), dict(self.model.config.label_texts or {}))
-        if self._last is None or self._last[0] != asked:
-            self._last = (asked, make_candidates(labels, self.model.config))
-        return self._last[1]
+        config, given = self.model.config, labels
+        known = dict(config.label_texts or {})
+        if isinstance(labels, Mapping):
+            texts = (known.get(k, k) if v is None else v for k, v in labels.items())
+            given = (*labels, *texts)
+        if not isinstance(given, list | tuple) or not _are_names(given):
+            return make_candidates(labels, config)
+        asked = (type(labels), tuple(given), known)
+        last = self._last  # read once, as another thread may set it
+        if last is None or last[0] != asked:
+            last = self._last = (asked, make_candidates(labels, config))
+        return last[1]
 
     @torch.inference_mode()
     def _predict(
         self, queries: list[Query], default: Candidates | None, call: _Call
     ) -> list[Prediction]:
         """Predictions for inputs that were checked, in their order."""
+        if not queries:  # all inputs of this window were faulty
+            return []
         if default is None and any(query.labels is None for query in queries):
             default = self._candidates(None)
         asked: list[Any] = [query.labels or default for query in queries]
-        choices = {labels: self._choice(labels, call) for labels in _distinct(asked)}
+        distinct = _distinct(asked)
+        if len(distinct) > 1:  # new texts of all lists are encoded together, not list by list
+            texts = (text for labels in distinct for text in labels.texts)
+            self.label_cache.vectors(list(dict.fromkeys(texts)))
+        chosen: Any = None  # one list's vectors at a time, as there may be one for each input
+        choice: Any = None
         marked = self.processor.mark([q.text for q in queries], [q.spans for q in queries])
         order = _order(queries, [len(sample.ids) for sample in marked])
         results: dict[int, Prediction] = {}
@@ -230,7 +265,10 @@ class ZeroShotTypingPipeline(Pipeline):
             encoded = self._encode([queries[row] for row in rows], [marked[row] for row in rows])
             for labels in _distinct(asked[row] for row in rows):
                 here = [place for place, row in enumerate(rows) if asked[row] == labels]
-                vectors, seen = choices[labels]
+                if labels is not chosen:
+                    choice = *self._choice(labels, call), first_of_same(labels.texts)
+                    chosen = labels
+                vectors, seen, same = choice
                 found = best_labels(
                     partial(self.model.score, _rows_of(encoded, here, len(rows))),
                     vectors,
@@ -238,6 +276,7 @@ class ZeroShotTypingPipeline(Pipeline):
                     self.model.config.calibration_gamma,
                     self.model.config.probability_temperature,
                     call.top_k,
+                    same,
                 )
                 mine = [rows[place] for place in here]
                 windows = [marked[row].kept for row in mine]
@@ -288,6 +327,27 @@ class ZeroShotTypingPipeline(Pipeline):
         return model_outputs[0]
 
 
+@dataclass(frozen=True)
+class _Share:
+    """Some of the inputs, read as they come: a Dataset decodes its pictures when asked for them."""
+
+    inputs: Sequence[Any]
+    indices: range
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self.inputs[index] for index in self.indices)
+
+
+def _are_names(value: Any) -> bool:
+    """Whether it is a collection of strings; 100,000 are looked through in no time."""
+    if isinstance(value, str | Mapping) or not isinstance(value, Collection):
+        return False
+    return all(issubclass(kind, str) for kind in set(map(type, value)))
+
+
 def _distinct(labels: Iterable[Candidates]) -> list[Candidates]:
     """Each once; what is one object is not compared in full."""
     return list(dict.fromkeys({id(one): one for one in labels}.values()))
@@ -312,7 +372,7 @@ def _rows_of(encoded: Any, rows: list[int], total: int) -> Any:
 
 def _ahead(
     function: Callable[[Any], Any], items: Iterable[Any], workers: int, limit: int
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Maps in order; with workers, in threads that run at most ``limit`` items ahead."""
     if not workers:
         yield from map(function, items)
@@ -330,7 +390,5 @@ def _ahead(
             for future in waiting:
                 future.cancel()
 
-
-PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=ZeroShotTypingPipeline, pt_model=AutoModel)
 
 __all__ = ["TASK", "ZeroShotTypingPipeline"]

@@ -1,8 +1,11 @@
 """Inputs of a prediction, checked, and scores over any number of labels in bounded memory."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from numbers import Integral
 from typing import Any, TypedDict
 
 import torch
@@ -10,16 +13,25 @@ from torch import Tensor
 
 from .fetching import fetch, is_url
 from .images import open_image
-from .marking import Span, check_spans
+from .marking import Span, check_spans, shown
 
 LABEL_CHUNK = 16_384
 """Labels scored at once."""
+
+LISTED = 10
+"""Places of a repeated mention that an error lists."""
+
+COUNTED_CHARACTERS = 10_000_000
+"""Bound on the length of a mention times its occurrences, as far as they are counted."""
 
 FIELDS = ("text", "mention", "spans", "occurrence", "image", "labels")
 """Fields of an input that are read."""
 
 IGNORED_FIELDS = ("id", "label", "seen", "split")
 """Further fields of a data record, which may stand there."""
+
+# JSON can write it, UTF-8 and tokenizers cannot.
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 class Prediction(TypedDict):
@@ -106,19 +118,30 @@ def make_candidates(labels: Any, config: Any, name: str = "labels") -> Candidate
     usable = isinstance(labels, Mapping | Sequence) and not isinstance(labels, str | bytes)
     if not usable or not labels:
         raise ValueError(
-            f"{name}: got {str(labels)[:80]!r}, expected a list of at least one label, or a "
+            f"{name}: got {shown(labels)}, expected a list of at least one label, or a "
             "mapping of labels to descriptions"
         )
+    for label in labels:
+        if not _is_text(label):
+            raise ValueError(
+                f"{name}: got {shown(label)}, expected a label that is a text not blank"
+            )
     given = labels if isinstance(labels, Mapping) else dict.fromkeys(labels)
     texts = []
-    for label, text in given.items():
-        shown = config.text_of(label) if text is None else text
-        if not isinstance(label, str) or not label.strip():
-            raise ValueError(f"{name}: got {label!r}, expected a label that is a text not blank")
-        if not isinstance(shown, str) or not shown.strip():
-            raise ValueError(f"{name}[{label!r}]: got {shown!r}, expected a text not blank")
-        texts.append(shown)
+    known = config.label_texts or {}  # read once: an attribute of a config is slow
+    for label, own_text in given.items():
+        text = known.get(label, label) if own_text is None else own_text
+        if not _is_text(text):
+            raise ValueError(
+                f"{name}[{shown(label)}]: got {shown(text)}, expected a text not blank"
+            )
+        texts.append(text)
     return Candidates(tuple(given), tuple(texts))
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a tokenizer takes it: a string, not blank, without half a surrogate pair."""
+    return isinstance(value, str) and bool(value.strip()) and not _SURROGATE.search(value)
 
 
 def make_query(
@@ -146,18 +169,32 @@ def make_query(
             f"{place}: got {type(record).__name__}, expected a mapping with 'text' and 'mention' "
             "or 'spans'"
         )
-    if unknown := sorted(set(map(str, record)) - {*FIELDS, *IGNORED_FIELDS}):
-        raise ValueError(f"{place}: unknown field {unknown[0]!r}, expected {', '.join(FIELDS)}")
+    if unknown := [field for field in record if field not in (*FIELDS, *IGNORED_FIELDS)]:
+        raise ValueError(
+            f"{place}: unknown field {shown(unknown[0])}, expected {', '.join(FIELDS)}"
+        )
     text, spans, mention = record.get("text"), record.get("spans"), record.get("mention")
     if not isinstance(text, str):
         raise ValueError(f"{place}.text: got {type(text).__name__}, expected a text")
+    if half := _SURROGATE.search(text):
+        raise ValueError(
+            f"{place}.text: half a surrogate pair at character {half.start()}, expected Unicode"
+        )
     if (spans is None) == (mention is None):
         raise ValueError(f"{place}: expected exactly one of 'mention' and 'spans'")
     if spans is None:
+        several = isinstance(mention, Sequence) and not isinstance(mention, str | bytes)
+        number = len(mention) if several else 1  # type: ignore[arg-type]
+        if number != processor.num_spans:
+            raise ValueError(
+                f"{place}.mention: got {number} mentions, expected {processor.num_spans}"
+            )
         spans = find_mentions(text, mention, place, record.get("occurrence"))
     checked = check_spans(text, spans, processor.num_spans, place)
     image, pixels, key = record.get("image"), None, None
     if image is not None:
+        if not processor.use_images:
+            raise ValueError(f"{place}.image: the model is of text alone, expected None")
         if is_url(image):
             image = fetch(image, image_hosts, f"{place}.image")
         opened = open_image(image, f"{place}.image")
@@ -187,7 +224,9 @@ def find_mentions(text: str, mentions: Any, place: str = "text", which: Any = No
     """
     listed = [mentions] if isinstance(mentions, str) else mentions
     if not isinstance(listed, Sequence) or not all(isinstance(m, str) for m in listed):
-        raise ValueError(f"{place}.mention: got {mentions!r}, expected a string, or a pair of them")
+        raise ValueError(
+            f"{place}.mention: got {shown(mentions)}, expected a string, or a pair of them"
+        )
     numbers = which if isinstance(which, Sequence) else [which] * len(listed)
     if len(numbers) != len(listed):
         raise ValueError(
@@ -197,28 +236,40 @@ def find_mentions(text: str, mentions: Any, place: str = "text", which: Any = No
 
 
 def _find(text: str, mention: str, place: str, which: Any) -> Span:
-    starts: list[int] = []
-    at = text.find(mention) if mention else -1
-    while at >= 0:
-        starts.append(at)
-        at = text.find(mention, at + 1)
-    shown = mention if len(mention) <= 80 else mention[:80] + "…"
+    name = shown(mention)
+    # A long mention that overlaps itself is not counted without end.
+    limit = LISTED + 1 if which is None else 1 + COUNTED_CHARACTERS // max(len(mention), 1)
+    starts = list(islice(_starts(text, mention), limit))
     if not starts:
-        raise ValueError(f"{place}.mention: {shown!r} occurs nowhere, expected a part of the text")
+        raise ValueError(f"{place}.mention: {name} occurs nowhere, expected a part of the text")
     if which is None:
         if len(starts) > 1:
-            places = f"{starts[:10]}{' and further' if len(starts) > 10 else ''}"
+            places = f"{starts[:LISTED]}{' and further' if len(starts) > LISTED else ''}"
             raise ValueError(
-                f"{place}.mention: {shown!r} occurs at {places}; say which by 'occurrence', "
-                f"counted from 0, or give 'spans'"
+                f"{place}.mention: {name} occurs at {places}; say which by 'occurrence', counted "
+                "from 0, or give 'spans'"
             )
         which = 0
-    if isinstance(which, bool) or not isinstance(which, int) or not 0 <= which < len(starts):
+    if (
+        isinstance(which, bool)
+        or not isinstance(which, Integral)
+        or not 0 <= int(which) < len(starts)
+    ):
         raise ValueError(
-            f"{place}.occurrence: got {which!r}, expected a number from 0 to {len(starts) - 1}, as "
-            f"{shown!r} occurs {len(starts)} times"
+            f"{place}.occurrence: got {shown(which)}, expected a number from 0 to "
+            f"{len(starts) - 1}, as {name} occurs {len(starts)} times"
+            f"{' or more' if len(starts) == limit else ''}"
         )
-    return starts[which], starts[which] + len(mention)
+    start = starts[int(which)]
+    return start, start + len(mention)
+
+
+def _starts(text: str, mention: str) -> Iterator[int]:
+    """Where a mention occurs; occurrences may overlap."""
+    at = text.find(mention) if mention else -1
+    while at >= 0:
+        yield at
+        at = text.find(mention, at + 1)
 
 
 def best_labels(
@@ -228,6 +279,7 @@ def best_labels(
     gamma: float,
     temperature: float,
     top_k: int | None,
+    same: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scores a batch against any number of labels, a chunk at a time, and keeps the best.
 
@@ -238,26 +290,40 @@ def best_labels(
         gamma: What is taken off.
         temperature: What scores are divided by for probabilities.
         top_k: How many are kept; all if None.
+        same: Where labels share a text, the first label of the same text for each, shape (K,): they
+            get its score to the bit, which a product of matrices does not grant.
 
     Returns:
         Calibrated scores, probabilities and columns of the best labels, best first, shape (B, k)
         each, on the CPU. Equal scores come in the order of the labels.
+
+    Raises:
+        FloatingPointError: If a score is no number.
     """
     total = len(label_vectors)
     keep = total if top_k is None else min(top_k, total)
     best: Any = None
     columns: Any = None
     mass: Any = None
-    for start in range(0, total, LABEL_CHUNK):
-        logits = score(label_vectors[start : start + LABEL_CHUNK]).double().cpu()
+    starts = range(0, total, LABEL_CHUNK)
+    whole = None
+    if same is not None:
+        whole = torch.cat([score(label_vectors[at : at + LABEL_CHUNK]) for at in starts], 1)
+    for start in starts:
+        if whole is None or same is None:
+            logits = score(label_vectors[start : start + LABEL_CHUNK])
+        else:
+            logits = whole[:, same[start : start + LABEL_CHUNK].to(whole.device)]
+        logits = logits.double().cpu()
+        if logits.isnan().any():
+            raise FloatingPointError("scores: got NaN, expected numbers; are the weights finite?")
         # in float64, so that the subtraction does not round scores into ties
         logits -= gamma * seen[start : start + LABEL_CHUNK].double()
         part = (logits / temperature).logsumexp(1)
         mass = part if mass is None else torch.logaddexp(mass, part)
         if keep < logits.shape[1]:
-            logits, index = logits.topk(keep, dim=1, sorted=False)
-            index, order = index.sort(dim=1)
-            logits = logits.gather(1, order)
+            index = _first_best(logits, keep)
+            logits = logits.gather(1, index)
         else:
             index = torch.arange(logits.shape[1]).expand(len(logits), -1)
         if best is not None:
@@ -267,6 +333,22 @@ def best_labels(
         best, columns = best[:, :keep], index.gather(1, order)[:, :keep]
     chances = (best / temperature - mass.unsqueeze(1)).exp()
     return best, chances, columns
+
+
+def first_of_same(texts: Sequence[str]) -> Tensor | None:
+    """For each label text the first place of the same text, shape (K,); None if all differ."""
+    if len(set(texts)) == len(texts):
+        return None
+    first: dict[str, int] = {}
+    return torch.tensor([first.setdefault(text, place) for place, text in enumerate(texts)])
+
+
+def _first_best(scores: Tensor, count: int) -> Tensor:
+    """Columns (B, count) of the best scores (B, K), ascending; of equal ones the first."""
+    least = scores.topk(count, dim=1).values[:, -1:]
+    above, equal = scores > least, scores == least
+    equal &= equal.cumsum(1) <= count - above.sum(1, keepdim=True)
+    return (above | equal).nonzero()[:, 1].view(-1, count)
 
 
 def predictions(

@@ -186,18 +186,39 @@ class HMGRLProcessor(ProcessorMixin):
         batch["span_positions"] = torch.tensor([sample.positions for sample in marked])
         return dict(batch), [sample.kept for sample in marked]
 
-    def mark(self, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> list[MarkedText]:
-        """Tokenises texts whose spans were checked, special tokens and markers included."""
-        before = len(self._prefix)
-        room = self.max_length - before - len(self._suffix) - self._prompt_room
+    def mark(
+        self, texts: Sequence[str], spans: Sequence[Sequence[Span]], with_offsets: bool = False
+    ) -> list[MarkedText]:
+        """Tokenises texts whose spans were checked, special tokens and markers included.
+
+        Args:
+            texts: Texts.
+            spans: Checked spans of each.
+            with_offsets: Whether to keep the characters of each token, which take more memory than
+                the tokens.
+
+        Returns:
+            One :class:`MarkedText` for each text.
+        """
+        before, after = len(self._prefix), len(self._suffix)
+        room = self.max_length - before - after - self._prompt_room
         return [
-            MarkedText(
-                self._prefix + sample.ids + self._suffix + self._prompt_of(sample),
-                [(start + before, end + before) for start, end in sample.positions],
-                sample.kept,
-            )
+            self._framed(sample, with_offsets)
             for sample in mark_texts(self.tokenizer, texts, spans, room)
         ]
+
+    def _framed(self, sample: MarkedText, with_offsets: bool) -> MarkedText:
+        """A marked text between the tokenizer's own tokens, the prompt behind it."""
+        before, behind = len(self._prefix), self._suffix + self._prompt_of(sample)
+        offsets = None
+        if with_offsets:
+            offsets = [*[None] * before, *(sample.offsets or ()), *[None] * len(behind)]
+        return MarkedText(
+            self._prefix + sample.ids + behind,
+            [(start + before, end + before) for start, end in sample.positions],
+            sample.kept,
+            offsets,
+        )
 
     def _prompt_of(self, sample: MarkedText) -> list[int]:
         """Tokens of ``head [MASK] tail``, long mentions cut, or none."""

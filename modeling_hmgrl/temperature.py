@@ -54,15 +54,20 @@ def best_temperature(scores: ArrayLike, labels: ArrayLike) -> float:
         T, kept within [0.001, 1000].
 
     Raises:
-        ValueError: If a shape or a dtype is not as described, or a score is NaN.
+        ValueError: If a shape or a dtype is not as described, a score is NaN, or that of a right
+            label or the best of a sample is infinite.
     """
     array, right = _checked(scores, labels)
-    rows = np.arange(len(array))
-    finite = np.where(np.isfinite(array), array, 0.0)  # for products with a probability of 0
+    of_right = array[np.arange(len(array)), right][:, None]
+    if not np.isfinite(of_right).all():
+        raise ValueError("scores: that of a right label is infinite, expected a number")
+    # Differences, so that what all scores of a sample share leaves no rounding; 0 where the
+    # probability is.
+    above = np.where(np.isfinite(array), array, of_right) - of_right
 
     def slope(log_temperature: float) -> float:
-        expected = (probabilities(array, float(np.exp(log_temperature))) * finite).sum(1)
-        return float(np.mean(expected - array[rows, right]))
+        chances = probabilities(array, float(np.exp(log_temperature)))
+        return float((chances * above).sum(1).mean())
 
     low, high = float(np.log(_LOWEST)), float(np.log(_HIGHEST))
     if slope(low) <= 0:  # even the sharpest is not too sharp
@@ -91,7 +96,8 @@ def calibration_error(
         Mean over samples of abs(accuracy - confidence) of their bin, in [0, 1].
 
     Raises:
-        ValueError: If a shape or a dtype is not as described, or there is no bin.
+        ValueError: If a shape or a dtype is not as described, a score is NaN, the best of a sample
+            is infinite, or there is no bin.
     """
     array, right = _checked(scores, labels)
     if bins < 1:
@@ -104,8 +110,11 @@ def calibration_error(
 
 
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, IntArray]:
-    array, _ = check_scores(scores, np.zeros(np.shape(scores)[-1], dtype=bool))
+    shape = np.shape(scores)
+    array, _ = check_scores(scores, np.zeros(shape[1] if len(shape) == 2 else 1, dtype=bool))
     right = check_labels(labels, "labels", array.shape[1], len(array))
     if np.isnan(array).any():
         raise ValueError("scores: hold NaN, expected numbers")
+    if not np.isfinite(array.max(1)).all():
+        raise ValueError("scores: the best of a row is infinite, expected a number in each")
     return array.astype(np.float64), right

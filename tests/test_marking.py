@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tiny_world import tiny_tokenizer, vocabulary
 from transformers import BertTokenizer
 
+from modeling_hmgrl import marking
 from modeling_hmgrl.marking import MARKERS, check_spans, mark_texts
 
 NAMES = [name for pair in MARKERS for name in pair]
@@ -364,3 +365,65 @@ def test_tokenizer_of_the_other_tests_is_marked_alike():
     tokenizer.add_special_tokens({"extra_special_tokens": NAMES})
     sample = marked("anna sees the fox", [(14, 17)], tokenizer=tokenizer)
     assert spaced(sample, tokenizer) == "anna sees the [E1] fox [/E1]"
+
+
+# Texts of which only a part is tokenised
+
+WORDS = [
+    "the",
+    "fox",
+    "sees",
+    "x" * 30,
+    "наук",
+    "東京大学",
+    "no-one",
+    "e\u0301",
+    "😀",
+    "\u200b",
+    "...",
+]
+GAPS = [" ", " ", "\n", "  ", " " * 3000, ""]
+
+
+@st.composite
+def long_texts(draw):
+    """A text of tens of thousands of characters with one or two mentions anywhere in it."""
+    rng = draw(st.randoms(use_true_random=False))
+    parts = [rng.choice(WORDS) + rng.choice(GAPS) for _ in range(rng.randint(100, 6000))]
+    text = "".join(parts)
+    spans = []
+    for _ in range(rng.randint(1, 2)):
+        start = rng.randrange(len(text) - 50)
+        spans.append((start, start + rng.randint(1, 50)))
+    return text, spans
+
+
+@settings(max_examples=40, deadline=None)
+@given(long_texts(), st.sampled_from([8, 40, 126]))
+def test_a_part_of_a_long_text_is_windowed_as_the_whole(sample, room):
+    text, spans = sample
+    found = marked(text, spans, room)
+    kept, marking._CHARACTERS = marking._CHARACTERS, len(text)
+    try:
+        whole = marked(text, spans, room)
+    finally:
+        marking._CHARACTERS = kept
+    assert found == whole
+
+
+def test_of_a_long_text_a_part_is_tokenised(monkeypatch):
+    sizes, mark = [], marking._mark
+
+    def watched(tokenizer, texts, cuts, ranges):
+        sizes.extend(high - low for low, high in ranges)
+        return mark(tokenizer, texts, cuts, ranges)
+
+    monkeypatch.setattr(marking, "_mark", watched)
+    words = "the fox sees " * 10_000
+    sample = marked(words, [(60_000, 60_001)], 40)
+    assert len(sample.ids) == 40
+    assert len(sizes) == 1
+    assert sizes[0] < 20_000
+    sizes.clear()
+    marked(" " * 100_000 + "fox", [(100_000, 100_003)], 40)  # where a part has too few tokens
+    assert sizes[-1] == 100_003

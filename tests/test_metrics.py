@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from modeling_hmgrl import metrics
 from modeling_hmgrl.calibration import ausuc, best_gamma, predict
 from modeling_hmgrl.metrics import evaluate_scores, gzs_scores
+from modeling_hmgrl.temperature import calibration_error
 
 GOLDEN = load_file(Path(__file__).parent / "golden" / "i_calibration.safetensors")
 CASES = sorted({name.split("/")[0] for name in GOLDEN})
@@ -178,6 +179,34 @@ def test_bad_input_is_named(change, message):
     arguments = {"predictions": [0, 1], "labels": [0, 1], "seen_mask": [True, True, False]}
     with pytest.raises(ValueError, match=message):
         gzs_scores(**arguments | change)
+
+
+def test_temperature_adds_its_calibration_error_and_changes_nothing_else():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(0, 3, (50, 4)), rng.integers(0, 4, 50)
+    seen = np.array([True, True, False, False])
+    plain = evaluate_scores(scores, labels, seen, 0.7)
+    assert not {"temperature", "calibration_error"} & set(plain)
+    result = evaluate_scores(scores, labels, seen, 0.7, temperature=2.5)
+    # of the scores from which gamma was taken, as they are predicted with
+    expected = calibration_error(scores - 0.7 * seen, labels, 2.5)
+    assert result.pop("calibration_error") == pytest.approx(expected)
+    assert result.pop("temperature") == 2.5
+    assert result == plain
+    other = evaluate_scores(scores, labels, seen, 0.7, temperature=25.0)
+    assert other["calibration_error"] != pytest.approx(expected, abs=0.01)
+    assert json.loads(json.dumps(other)) == other
+
+
+def test_labels_of_one_name_are_one_for_the_calibration_error_too():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.normal(0, 3, (50, 3)), rng.integers(0, 3, 50)
+    once = evaluate_scores(scores, labels, [True, True, False], 0.3, ["a", "b", "c"], 1.5)
+    twice = evaluate_scores(
+        np.hstack([scores, scores[:, :1]]), labels, [True, True, False, True], 0.3,
+        ["a", "b", "c", "a"], 1.5,
+    )  # fmt: skip
+    assert twice["calibration_error"] == pytest.approx(once["calibration_error"])
 
 
 def test_evaluate_metric_at_once(tmp_path):

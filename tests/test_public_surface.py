@@ -19,7 +19,7 @@ import json, sys, time
 begin = time.perf_counter()
 import torch
 from transformers import (AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer,
-    BatchFeature, PreTrainedModel, ProcessorMixin, ViTImageProcessorPil)
+    BatchFeature, Pipeline, PreTrainedModel, ProcessorMixin, ViTImageProcessorPil)
 middle = time.perf_counter()
 before = set(sys.modules)
 import modeling_hmgrl
@@ -52,11 +52,16 @@ def test_the_public_names_are_the_documented_ones():
         "HMGRLConfig",
         "HMGRLForZeroShotTyping",
         "HMGRLModel",
-        "HMGRLPredictor",
         "HMGRLProcessor",
         "HMGRLTrainer",
         "HMGRLTrainingArguments",
+        "LabelCache",
+        "ONNXZeroShotTyping",
+        "Prototypes",
+        "ZeroShotTypingPipeline",
         "evaluate_scores",
+        "explain",
+        "export_onnx",
         "gzs_scores",
     ]
 
@@ -94,7 +99,14 @@ def test_importing_loads_nothing_that_only_training_needs(imported):
     ours = [name for name in imported["new"] if name.startswith("modeling_hmgrl")]
     foreign = [name for name in imported["new"] if not name.startswith("modeling_hmgrl")]
     assert foreign == []
-    for lazy in ("trainer", "training_arguments", "pipeline_hmgrl", "metrics", "batching"):
+    for lazy in (
+        "trainer",
+        "training_arguments",
+        "metrics",
+        "batching",
+        "onnx_runner",
+        "explanation",
+    ):
         assert f"modeling_hmgrl.{lazy}" not in ours
     heavy = {"datasets", "evaluate", "geoopt", "pyarrow", "pandas", "matplotlib", "tensorboard"}
     assert not heavy & set(imported["all"])
@@ -111,7 +123,9 @@ def test_auto_classes_know_the_model():
     )
 
 
-@pytest.mark.parametrize("module", ["configuration_hmgrl", "modeling_hmgrl", "processing_hmgrl"])
+@pytest.mark.parametrize(
+    "module", ["configuration_hmgrl", "modeling_hmgrl", "pipeline_hmgrl", "processing_hmgrl"]
+)
 def test_code_that_travels_with_a_checkpoint_is_flat(module):
     """A checkpoint carries the file and the files of its folder that it imports; no more."""
     file = importlib.util.find_spec(f"modeling_hmgrl.{module}").origin

@@ -19,7 +19,12 @@ from transformers import (
     ViTModel,
 )
 
-from modeling_hmgrl import HMGRLConfig, HMGRLForZeroShotTyping, HMGRLProcessor
+from modeling_hmgrl import (
+    HMGRLConfig,
+    HMGRLForZeroShotTyping,
+    HMGRLProcessor,
+    ZeroShotTypingPipeline,
+)
 from modeling_hmgrl.baselines import METHODS
 from modeling_hmgrl.labels import LabelSets
 
@@ -165,6 +170,19 @@ def tiny_method(
         model = method(config)
         model.add_markers(tiny_processor(task))
     return model.eval()
+
+
+def tiny_pipeline(
+    task: str = "typing", vision: bool = True, paper: bool = False, **settings: Any
+) -> ZeroShotTypingPipeline:
+    """A pipeline whose scores differ between texts and between pictures."""
+    model = tiny_model(task, vision=vision, paper=paper, **settings)
+    if vision:
+        weight = model.hmgrl.image_projection.weight
+        with torch.no_grad():
+            weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
+    processor = tiny_processor(task, use_images=vision, pad_to_max_length=paper)
+    return ZeroShotTypingPipeline(model, processor, device="cpu")
 
 
 def save_backbones(folder: str | Path, seed: int = 0) -> tuple[str, str]:

@@ -1,0 +1,263 @@
+"""Throughput and cost of the pipeline beside the bare encoders, and of many labels.
+
+Each part is measured in a process of its own. What is compared is measured in turns in one process,
+and the median of the turns is reported: another load on the machine then meets both alike.
+
+    throughput   inputs with text and picture, from pictures that are opened and from encoded bytes,
+                 and texts alone, against the bare encoders' forward passes on the same inputs:
+                 pixels and token ids at hand, in batches in the order given
+    labels       cost of an input over the number of labels, their vectors being cached
+    many         a large number of labels: filling the cache, keeping it on disk, and single inputs
+                 scored over all of them
+
+On a machine that others use, `--clock cpu` counts the processor time of this process in place of
+the time that passes. It counts what one thread does alone no more than what all do together, so
+with one thread (`--threads 1`) its ratios mean what those of a free machine mean.
+"""
+
+import argparse
+import io
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dataset_scripts import load_gzs
+from modeling_hmgrl import HMGRLForZeroShotTyping, HMGRLProcessor, ZeroShotTypingPipeline
+
+PARTS = ("throughput", "labels", "many")
+COUNTS = (10, 100, 1_000)
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def make_pipeline(folder: str) -> ZeroShotTypingPipeline:
+    """Loads a run, or joins the encoders of the quick start if there is none."""
+    if Path(folder, "config.json").is_file():
+        model = HMGRLForZeroShotTyping.from_pretrained(folder)
+        processor = HMGRLProcessor.from_pretrained(folder)
+    else:
+        encoders = ("encoders/minilm", "encoders/vit-s")
+        processor = HMGRLProcessor.from_backbones(*encoders)
+        model = HMGRLForZeroShotTyping.from_backbones(*encoders, processor=processor)
+    return ZeroShotTypingPipeline(model, processor, device="cpu")
+
+
+def sample(count: int) -> list[dict[str, Any]]:
+    """Inputs of the embedded sample's test split, pictures opened."""
+    data = load_gzs("sample").splits["test"]
+    rows = list(data.select(range(min(count, len(data)))))
+    return [{"text": r["text"], "spans": r["spans"], "image": r["image"]} for r in rows]
+
+
+def names(count: int) -> list[str]:
+    """That many label names, of three to six word pieces."""
+    kinds = ("bird", "tool", "vehicle", "dish", "instrument", "building", "plant", "garment")
+    return [f"{kinds[index % len(kinds)]} of kind {index}" for index in range(count)]
+
+
+def seconds(ways: dict[str, Callable[[], Any]], repeats: int, clock: str) -> dict[str, float]:
+    """Median seconds of each way, measured in turns after one round that warms up."""
+    now = CLOCKS[clock]
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats + 1):
+        for name, way in ways.items():
+            start = now()
+            way()
+            times[name].append(now() - start)
+    return {name: statistics.median(found[1:]) for name, found in times.items()}
+
+
+def encoded(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The inputs with pictures as PNG files in memory."""
+    rows = []
+    for row in inputs:
+        buffer = io.BytesIO()
+        row["image"].save(buffer, format="PNG")
+        rows.append(row | {"image": buffer.getvalue()})
+    return rows
+
+
+@torch.inference_mode()
+def throughput(arguments: argparse.Namespace) -> dict[str, float]:
+    """Measures inputs a second: the pipeline and the bare encoders."""
+    pipe, size = make_pipeline(arguments.model), arguments.batch_size
+    inputs = sample(arguments.inputs)
+    files = encoded(inputs)
+    texts = [{"text": row["text"], "spans": row["spans"]} for row in sample(arguments.texts)]
+    text_model, vision_model = pipe.model.hmgrl.text_model, pipe.model.hmgrl.vision_model
+
+    def token_batches(rows: list[dict[str, Any]]) -> list[dict[str, torch.Tensor]]:
+        marked = pipe.processor.mark(
+            [row["text"] for row in rows], [[tuple(s) for s in row["spans"]] for row in rows]
+        )
+        ids = [sample.ids for sample in marked]
+        return [dict(pipe.processor.pad(ids[i : i + size])) for i in range(0, len(ids), size)]
+
+    def pixel_batches(rows: list[Any]) -> list[torch.Tensor]:
+        parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+        return [pipe.processor.encode_images(part, len(part))["pixel_values"] for part in parts]
+
+    pictures = [row["image"] for row in inputs]
+    distinct = list({picture.tobytes(): picture for picture in pictures}.values())
+    tokens, pixels = token_batches(inputs), pixel_batches(pictures)
+    once, text_tokens = pixel_batches(distinct), token_batches(texts)
+
+    def bare(token_parts: list[dict[str, torch.Tensor]], pixel_parts: list[torch.Tensor]) -> None:
+        for batch in token_parts:
+            text_model(**batch)
+        for batch_pixels in pixel_parts:
+            vision_model(pixel_values=batch_pixels)
+
+    def ours(rows: list[dict[str, Any]]) -> None:
+        pipe(rows, batch_size=size)
+
+    found = seconds(
+        {
+            "bare": lambda: bare(tokens, pixels),
+            "opened": lambda: ours(inputs),
+            "once": lambda: bare(tokens, once),
+            "bytes": lambda: ours(files),
+        },
+        arguments.repeats,
+        arguments.clock,
+    )
+    found |= seconds(
+        {"bare texts": lambda: bare(text_tokens, []), "texts": lambda: ours(texts)},
+        arguments.repeats,
+        arguments.clock,
+    )
+    counts = {"inputs": len(inputs), "distinct": len(distinct), "text_inputs": len(texts)}
+    return found | counts
+
+
+def labels(arguments: argparse.Namespace) -> dict[str, float]:
+    """Measures milliseconds an input over 10, 100 and 1,000 labels."""
+    pipe, inputs = make_pipeline(arguments.model), sample(arguments.texts)
+    for row in inputs:
+        row["image"] = None  # a picture would only hide the labels' cost
+    ways: dict[str, Callable[[], Any]] = {
+        str(count): partial(pipe, inputs, labels=names(count), batch_size=arguments.batch_size)
+        for count in COUNTS
+    }
+    found = seconds(ways, arguments.repeats, arguments.clock)
+    return {name: 1000 * value / len(inputs) for name, value in found.items()}
+
+
+def many(arguments: argparse.Namespace) -> dict[str, float]:
+    """Measures a large number of labels."""
+    pipe = make_pipeline(arguments.model)
+    given = names(arguments.labels)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    pipe.label_cache.vectors(given)
+    filled = time.perf_counter() - start
+    single = {"inputs": "We saw a heron at the edge of the pond", "mention": "heron", "top_k": 5}
+    few = partial(pipe, **single, labels=given[:10])
+    over_all = partial(pipe, **single, labels=given)
+    turns, clock = arguments.calls, arguments.clock
+    found = seconds({"few": few, "other": over_all}, turns, clock)
+    # the same list call after call, as in a loop over inputs
+    found |= seconds({"same": over_all}, turns, clock) | seconds({"few": few}, turns, clock)
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        pipe.label_cache.save(folder)
+        saved = time.perf_counter() - start
+        size = sum(path.stat().st_size for path in Path(folder).iterdir())
+        pipe.label_cache.clear()
+        start = time.perf_counter()
+        pipe.label_cache.load(folder)
+        loaded = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "fill": filled,
+        "few": 1000 * found["few"],
+        "other": 1000 * found["other"],
+        "same": 1000 * found["same"],
+        "save": saved,
+        "load": loaded,
+        "size": size,
+        "before": 1024 * before,
+        "peak": 1024 * peak,
+    }
+
+
+def show(part: str, row: dict[str, float], arguments: argparse.Namespace) -> None:
+    """Prints what a part found."""
+    if part == "throughput":
+        print(
+            f"throughput, batches of {arguments.batch_size}: {row['inputs']:.0f} inputs with "
+            f"{row['distinct']:.0f} distinct pictures, {row['text_inputs']:.0f} texts alone"
+        )
+        print("| inputs | pipeline, inputs/s | bare encoders, inputs/s | ratio |")
+        print("|---|---|---|---|")
+        count = row["inputs"]
+        for title, ours, bare, number in (
+            ("pictures opened", "opened", "bare", count),
+            ("pictures as bytes", "bytes", "bare", count),
+            ("pictures opened; bare encodes each distinct one once", "opened", "once", count),
+            ("texts alone", "texts", "bare texts", row["text_inputs"]),
+        ):
+            rates = number / row[ours], number / row[bare]
+            print(f"| {title} | {rates[0]:.1f} | {rates[1]:.1f} | {rates[0] / rates[1]:.2f} |")
+    elif part == "labels":
+        first = row[str(COUNTS[0])]
+        print("\ncost of a text by number of labels, label vectors cached")
+        print("| labels | ms an input | ratio |\n|---|---|---|")
+        for name, value in row.items():
+            print(f"| {name} | {value:.2f} | {value / first:.2f} |")
+    else:
+        print(
+            f"\n{arguments.labels} labels: {row['fill']:.0f} s to fill the cache, saved in "
+            f"{row['save']:.1f} s ({row['size'] / 1e6:.0f} MB), loaded in {row['load']:.1f} s\n"
+            f"a single text, top 5: {row['few']:.1f} ms over 10 labels, {row['same']:.1f} ms over "
+            f"all (+{row['same'] - row['few']:.1f}), {row['other']:.1f} ms where each call before "
+            f"had other labels\n"
+            f"peak memory {row['peak'] / 1e9:.2f} GB, {row['before'] / 1e9:.2f} before"
+        )
+
+
+def main() -> None:
+    """Measures the parts and prints them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="runs/quickstart", help="folder of a run")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--inputs", type=int, default=256, help="inputs with a picture")
+    parser.add_argument("--texts", type=int, default=1024, help="texts alone")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each way")
+    parser.add_argument("--labels", type=int, default=100_000, help="labels of part many")
+    parser.add_argument("--calls", type=int, default=20, help="turns of single inputs")
+    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.part:
+        torch.set_num_threads(arguments.threads)
+        print(
+            json.dumps(
+                {p.__name__: p for p in (throughput, labels, many)}[arguments.part](arguments)
+            )
+        )
+        return
+    print(
+        f"{arguments.threads} threads, {arguments.clock} time, median of {arguments.repeats} turns"
+    )
+    for part in arguments.parts:
+        command = [sys.executable, __file__, *sys.argv[1:], "--part", part]
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        show(part, json.loads(output.splitlines()[-1]), arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""What the documentation adds to MkDocs: formulas as MathML, links in docstrings.
+
+Formulas are set when the site is built, so that pages need no script and no font for them.
+"""
+
+import html
+import re
+from typing import Any
+
+import griffe
+from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
+
+# As arithmatex leaves them: `\(...\)` in a line, `\[...\]` by themselves.
+_FORMULA = re.compile(
+    r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
+)
+# A reference of a docstring, such as :class:`HMGRLModel` or :meth:`~trainer.HMGRLTrainer.train`.
+_REFERENCE = re.compile(r":(?:class|func|meth|mod|data|attr):`~?([\w.]+)`")
+_VARIADIC = (griffe.ParameterKind.var_positional, griffe.ParameterKind.var_keyword)
+_PACKAGES = ("modeling_hmgrl", "dataset_scripts", "hmgrl")
+
+
+def on_page_content(content: str, page: Any, **_: Any) -> str:
+    """Sets the formulas of a page; MkDocs calls it.
+
+    Args:
+        content: The page as HTML.
+        page: The page.
+
+    Raises:
+        PluginError: If a formula cannot be set.
+    """
+
+    def set_formula(match: re.Match[str]) -> str:
+        tex = html.unescape(match["tex"]).strip()
+        try:
+            formula = convert(tex, display="inline" if match["tag"] == "span" else "block")
+        except Exception as error:  # the library has errors of many kinds
+            raise PluginError(f"{page.file.src_uri}: {tex!r} is no formula ({error!r})") from error
+        # the name of a function is no operator sign, which would have space around it
+        formula = re.sub(r"<mo>([A-Za-z]{2,})</mo>", r"<mi>\1</mi>", formula)
+        if unknown := re.search(r"\\[a-zA-Z]+", formula):  # the library leaves them as they are
+            raise PluginError(f"{page.file.src_uri}: {tex!r}: {unknown[0]} is not known")
+        if match["tag"] == "span":
+            return formula
+        return f'<div class="formula">{formula}</div>'
+
+    return _FORMULA.sub(set_formula, content)
+
+
+class Docstrings(griffe.Extension):
+    """Makes links of the references in docstrings, and tells of fields what annotations tell."""
+
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        """Goes through a package that was read."""
+        self._visit(pkg)
+
+    def _visit(self, part: Any) -> None:
+        if part.is_alias:
+            return
+        if part.docstring is not None:
+            part.docstring.value = _REFERENCE.sub(
+                lambda match: _link(part, match[1]), part.docstring.value
+            )
+        for parameter in getattr(part, "parameters", ()):
+            # A default that griffe makes up for *args and **kwargs, and that nobody wrote.
+            if parameter.kind in _VARIADIC:
+                parameter.default = None
+        if part.is_class and any(str(made.value) == "strict" for made in part.decorators):
+            part.set_member("__init__", _initializer(part))
+        for member in part.members.values():
+            self._visit(member)
+
+
+def _initializer(part: griffe.Class) -> griffe.Function:
+    """The initializer that `strict` makes of a class's fields; griffe knows `dataclass` alone."""
+    fields = [
+        griffe.Parameter(
+            attribute.name,
+            annotation=attribute.annotation,
+            kind=griffe.ParameterKind.keyword_only,
+            default=attribute.value,
+        )
+        for attribute in part.attributes.values()
+        if attribute.annotation is not None
+    ]
+    itself = griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)
+    return griffe.Function("__init__", parameters=griffe.Parameters(itself, *fields))
+
+
+def _link(part: Any, name: str) -> str:
+    last = name.rsplit(".", 1)[-1]
+    shown = name if name[0].isupper() else last  # of a member of a class the class too
+    for path in _paths(part, name):
+        try:
+            target = part.modules_collection[path]
+        except KeyError:
+            continue
+        return f'<autoref identifier="{target.canonical_path}" optional>`{shown}`</autoref>'
+    return f"`{shown}`"
+
+
+def _paths(part: Any, name: str) -> list[str]:
+    """Where a name may be found, seen from an object."""
+    try:
+        found = [part.resolve(name)]
+    except griffe.NameResolutionError:
+        found = []
+    owner = part if part.is_class else part.parent
+    if owner is not None:
+        found.append(f"{owner.path}.{name}")
+    return [*found, *(f"{package}.{name}" for package in _PACKAGES)]
