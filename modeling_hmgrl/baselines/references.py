@@ -32,7 +32,7 @@ def _encode(
             texts[start : start + batch_size],
             padding=True,
             truncation=True,
-            max_length=256,
+            max_length=min(256, getattr(encoder.config, "max_position_embeddings", 256)),
             return_tensors="pt",
             return_offsets_mapping=True,
         ).to(device)
