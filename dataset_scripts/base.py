@@ -193,7 +193,7 @@ def load_gzs(
             the lists `seen`, `validation_unseen`, `test_unseen` themselves, or WikiDiverse's
             `rotation` (otherwise labels are divided as evenly as possible: MNRE 8, 7, 7);
             `group_by="both"`, so that no sentence and no picture stands in two splits;
-            `label_text="verbalised"` or `"described"`, to show labels in words;
+            `label_text="verbalised"`, `"parts"` or `"described"`, to show labels in words;
             `on_error="report"`, to leave faulty records out and count them.
 
     Returns:

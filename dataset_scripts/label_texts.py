@@ -1,4 +1,4 @@
-"""What the encoder is shown for a label: its name, a clause of English, or a description.
+"""What the encoder is shown for a label: its name, a clause of English or its parts, a description.
 
 Descriptions of published label sets are in the words of this project; users bring their own for
 their own labels. The choice is recorded with the split, because it changes every score.
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
 
-LabelText = Literal["raw", "verbalised", "described"]
+LabelText = Literal["raw", "verbalised", "parts", "described"]
 
 READINGS: MappingProxyType[str, str] = MappingProxyType(
     {
@@ -84,9 +84,44 @@ _OF_TYPES: MappingProxyType[str, str] = MappingProxyType(
     }
 )
 
+_OF_THINGS: MappingProxyType[str, str] = MappingProxyType(
+    {
+        "aircraft": "a machine that flies, such as an aeroplane, helicopter or balloon",
+        "bird": "an animal with feathers, a beak and wings",
+        "body part": "a part of the body of a human or animal",
+        "building": "a structure with walls and a roof that people use",
+        "celestial body": "an object in the sky, such as a planet, star, moon or comet",
+        "city": "a large town where many people live",
+        "clothing": "something that people wear",
+        "country": "a state with its own land and government",
+        "currency": "the money of a country",
+        "drink": "a liquid that people swallow for pleasure or against thirst",
+        "electronic device": "a device that runs on electricity and handles signals or data",
+        "fish": "an animal with fins and gills that lives in water",
+        "flower": "a plant grown or known for its blossoms",
+        "food": "something prepared for people to eat",
+        "fruit": "the sweet fleshy part of a plant that is eaten",
+        "furniture": "an object in a room to sit, lie, work or keep things on",
+        "insect": "a small animal with six legs and often with wings",
+        "landform": "a natural feature of the land, such as a hill, cliff or bay",
+        "mammal": "a warm-blooded animal with hair that feeds its young with milk",
+        "musical instrument": "an object that is played to make music",
+        "occupation": "a job or profession by which people earn a living",
+        "reptile": "a cold-blooded animal with scales, such as a snake, lizard or turtle",
+        "sport": "a game or physical contest with rules",
+        "tool": "an object held in the hand to do work with",
+        "tree": "a tall plant with a trunk of wood and branches",
+        "vegetable": "a plant or part of one that is eaten with a meal",
+        "vehicle": "a machine on wheels that carries people or goods on land",
+        "watercraft": "a boat, ship or other vessel that moves on water",
+        "weapon": "an object made to fight or hunt with",
+        "weather": "what the air and the sky are doing, such as rain, wind or sun",
+    }
+)
+
 # By source: another data set may mean something else by the same name.
 DESCRIPTIONS: MappingProxyType[str, Mapping[str, str]] = MappingProxyType(
-    {"mnre": _OF_RELATIONS, "wikidiverse": _OF_TYPES}
+    {"mnre": _OF_RELATIONS, "wikidiverse": _OF_TYPES, "sample": _OF_THINGS}
 )
 
 _TYPE_WORDS = {"per": "person", "org": "organization", "loc": "location", "misc": "thing"}
@@ -117,6 +152,27 @@ def verbalise(label: str) -> str:
     return " ".join(words.split()) or label
 
 
+def in_parts(label: str) -> str:
+    """Returns a relation's clause in three parts: head, what lies between, tail.
+
+    Args:
+        label: A relation that :func:`verbalise` makes a clause of at least three words of.
+
+    Returns:
+        E.g. "person; is a member of; organization".
+
+    Raises:
+        ValueError: If the clause is shorter.
+    """
+    words = verbalise(label).split()
+    if len(words) < 3:
+        raise ValueError(
+            f"label_text: {label!r} reads {' '.join(words)!r}, expected a relation with a head, a "
+            "tail and words between for label_text='parts'"
+        )
+    return "; ".join([words[0], " ".join(words[1:-1]), words[-1]])
+
+
 def texts_of_labels(
     labels: Sequence[str],
     choice: LabelText,
@@ -127,17 +183,20 @@ def texts_of_labels(
 
     Args:
         labels: Label names.
-        choice: `"raw"`, `"verbalised"` or `"described"`.
+        choice: `"raw"`, `"verbalised"`, `"parts"` or `"described"`.
         source: Name of the source, whose descriptions may come with the package.
         descriptions: The caller's own, which go before those.
 
     Raises:
-        ValueError: If a label has no description, or two labels would be shown as the same text.
+        ValueError: If a label has no description or parts, or two labels would be shown as the
+            same text.
     """
     if choice == "raw":
         texts = {label: label for label in labels}
     elif choice == "verbalised":
         texts = {label: verbalise(label) for label in labels}
+    elif choice == "parts":
+        texts = {label: in_parts(label) for label in labels}
     else:
         known = {**DESCRIPTIONS.get(source, {}), **(descriptions or {})}
         if missing := [label for label in labels if label not in known]:

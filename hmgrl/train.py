@@ -9,7 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from modeling_hmgrl import HMGRLConfig, HMGRLTrainingArguments
+from modeling_hmgrl import HMGRLTrainingArguments
+from modeling_hmgrl.baselines import METHODS
 
 from .cli import run_alone
 from .processes import on_cpu
@@ -50,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="unseen labels whose names the generator sees, in place of --vocabulary",
     )
     model = parser.add_argument_group("model")
+    model.add_argument(
+        "--method",
+        choices=tuple(METHODS),
+        default="hmgrl",
+        help="HMGRL or a method it is compared with",
+    )
     encoder: dict[str, Any] = {"metavar": "NAME", "help": "folder or Hub name"}
     model.add_argument("--text-encoder", default="bert-base-cased", **encoder)
     model.add_argument("--vision-encoder", default="google/vit-base-patch16-384", **encoder)
@@ -59,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="any field of HMGRLConfig, such as score_function=dot; may be repeated",
+        help="any field of the method's configuration, such as score_function=dot; may be repeated",
     )
     model.add_argument(
         "--max-length", type=int, default=128, metavar="TOKENS", help="most tokens of a text"
@@ -98,17 +105,21 @@ def _add_training_arguments(group: argparse._ArgumentGroup) -> None:
             group.add_argument(name, type=kind, metavar=metavar, **options)
 
 
-def settings_of(pairs: list[str]) -> dict[str, Any]:
+def settings_of(pairs: list[str], method: str = "hmgrl") -> dict[str, Any]:
     """Reads FIELD=VALUE pairs; values are JSON, or else taken as text.
+
+    Args:
+        pairs: The pairs.
+        method: Name of the method whose fields they are.
 
     Raises:
         UsageError: If a pair is malformed or its field unknown.
     """
-    settings = {}
+    settings, fields_of_method = {}, METHODS[method].config_class.field_names()
     for pair in pairs:
         name, equals, value = pair.partition("=")
-        if not equals or name not in HMGRLConfig.__annotations__:
-            known = ", ".join(sorted(HMGRLConfig.__annotations__))
+        if not equals or name not in fields_of_method:
+            known = ", ".join(sorted(fields_of_method))
             raise UsageError(f"--set {pair}: expected FIELD=VALUE with a field among {known}")
         try:
             settings[name] = json.loads(value)
@@ -128,16 +139,13 @@ def run(options: argparse.Namespace) -> None:
     """
     from accelerate.utils import set_seed  # noqa: PLC0415 - not needed for help, like these
 
-    from modeling_hmgrl import (  # noqa: PLC0415
-        HMGRLForZeroShotTyping,
-        HMGRLProcessor,
-        HMGRLTrainer,
-    )
+    from modeling_hmgrl import HMGRLProcessor, HMGRLTrainer  # noqa: PLC0415
     from modeling_hmgrl.labels import LabelSets  # noqa: PLC0415
     from modeling_hmgrl.reporting import score_table  # noqa: PLC0415
 
     on_cpu()
-    settings = settings_of(options.set)
+    method: Any = METHODS[options.method]
+    settings = settings_of(options.set, options.method)
     data = load_data(options)
     given = {n: getattr(options, n) for n in HMGRLTrainingArguments.names() if n in options}
     recipe = HMGRLTrainingArguments.paper(data.task) if options.paper else {}
@@ -150,14 +158,16 @@ def run(options: argparse.Namespace) -> None:
         data.label_texts,
     )
     set_seed(arguments.seed)  # new parameters follow it
-    vision = None if options.no_images else options.vision_encoder
+    no_images = options.no_images or not method.uses_images
+    vision = None if no_images else options.vision_encoder
     lengths: dict[str, Any] = {"max_length": options.max_length}
     if options.paper:
         lengths = PAPER_LENGTHS[data.task] | {"pad_to_max_length": True}
+    lengths |= method.processor_settings
     processor = HMGRLProcessor.from_backbones(
         options.text_encoder, vision, task=data.task, **lengths
     )
-    model = HMGRLForZeroShotTyping.from_backbones(
+    model = method.from_backbones(
         options.text_encoder,
         vision,
         processor=processor,
@@ -177,13 +187,14 @@ def run(options: argparse.Namespace) -> None:
         data.splits["validation"],
         None if options.no_test else data.splits["test"],
         data_report=data.report.to_dict(),
+        method=options.method,
     )
     with redirect_stdout(sys.stderr):  # a line for each epoch is progress, not the result
         report = trainer.train(extra={"references": references})
     if not trainer.accelerator.is_main_process:
         return
     split = "validation" if options.no_test else "test"
-    rows = {"HMGRL": report[split]}
+    rows = {options.method: report[split]}
     rows |= {name: scores[split] for name, scores in references.items()}
     title = f"{split.capitalize()} scores (%)"
     print(f"\n{title}, {report['data']['source']}, seed {report['seed']}:")
@@ -202,7 +213,7 @@ def _references(
     train, validation, test = (data.splits[name] for name in ("train", "validation", "test"))
     return {
         "label similarity": label_similarity(
-            model.hmgrl.text_model, processor.tokenizer, labels, validation, test, metric
+            model.encoders.text_model, processor.tokenizer, labels, validation, test, metric
         ),
         "majority": majority(labels, train, validation, test),
     }

@@ -8,16 +8,24 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .sharing import is_remote
 
-PAPER_SETTINGS: dict[str, Any] = {
+SHARED_PAPER_SETTINGS: dict[str, Any] = {
     "score_function": "dot",
     "classification_loss": "ranking",
-    "attention": "additive",
     "span_pooling": "marker",
     "mask_padding": False,
+    "projection_init": "random",
+    "squared_radius": 1.0,
+    "projection_size": 768,
+    "weight_classification": 1.0,
+}
+"""What ``paper`` sets for every method: the setting in which the paper compares them."""
+
+PAPER_SETTINGS: dict[str, Any] = SHARED_PAPER_SETTINGS | {
+    "attention": "additive",
+    "bottleneck": "variational",
     "alignment": "positive_part",
     "contrast_function": "dot",
     "residual_bottleneck": False,
-    "projection_init": "random",
     "generator_draws": "averaged",
     "generator_condition": "mention",
     "generator_input": "raw",
@@ -25,10 +33,7 @@ PAPER_SETTINGS: dict[str, Any] = {
     "hvib_layer": "lorentz",
     "hmcvae_layer": "lorentz",
     "latent": "normal",
-    "squared_radius": 1.0,
     "learnable_curvature": False,
-    "projection_size": 768,
-    "weight_classification": 1.0,
     "weight_bottleneck": 1.0,
     "weight_contrastive": 1.0,
     "weight_cvae": 1.0,
@@ -40,65 +45,32 @@ PAPER_TASK_WEIGHTS = {"typing": 10.0, "relation": 1.0}
 
 
 @strict
-class HMGRLConfig(PreTrainedConfig):
-    r"""Configuration of :class:`HMGRLModel` and :class:`HMGRLForZeroShotTyping`.
-
-    The defaults are the corrected settings; :meth:`paper` is the one switch that sets every one of
-    them to what the authors' code does (:data:`PAPER_SETTINGS`). Equation numbers are those of
-    HMGRL (arXiv 2603.16259).
+class ZeroShotTypingConfig(PreTrainedConfig):
+    r"""Configuration that all methods share: encoders, marking, scoring, labels, calibration.
 
     Args:
         text_config: Configuration of any BERT-like text encoder.
         vision_config: Configuration of any ViT-like image encoder; None for a model of text alone.
         task: "typing" (one span, entity type) or "relation" (two spans, head first).
-        score_function: Score of a sample and a label: "dot" (paper), "cosine" with a learnt
-            temperature, or "geodesic": minus a learnt factor times the squared Lorentz distance.
-        classification_loss: "ranking" (paper, eq. 7) or "cross_entropy", over the seen labels.
-        attention: "additive" (paper; the entity cancels in its softmax and does not steer it) or
-            "query": scaled dot product with a projected entity query, each modality starting with
-            the same share.
+        score_function: Score of a sample and a label: "dot" (as published), "cosine" with a learnt
+            temperature, or minus a learnt factor times a squared distance: "geodesic" that of the
+            Lorentz model, "euclidean" the plain one.
+        classification_loss: "ranking" (HMGRL, eq. 7) or "cross_entropy", over the seen labels.
         span_pooling: "marker" (paper): state at the opening marker; "mean": mean over the tokens
             from marker to marker.
         mask_padding: Whether padding is left out of attention pooling, means, divergences and
             label encodings. The paper's code leaves it in, so ``False`` pads to fixed lengths.
-        alignment: L_sda on the "diagonal" of the synthetic scores or on its "positive_part"
-            (paper), which gives no gradient to labels with a negative score.
-        contrast_function: L_con on "dot" products (paper) or on "cosine" with a learnt
-            temperature.
-        residual_bottleneck: Whether HVIB's prior and posterior are centred on the token (see
-            :class:`variational.HVIB`); False in the paper.
         projection_init: "random" (paper) or "similarity": the projections start so that the score
             of the untrained model is the plain similarity of mention and sentence with the label's
             encoding, and training only adds to it. Image states then always pass a projection,
             which starts at 0; otherwise only where their width is not the text's.
-        generator_draws: Whether the synthetic samples of a label are "averaged" before they are
-            scored (paper) or scored "each" for itself.
-        generator_condition: What HMCVAE is conditioned on when it learns from real samples: the
-            "mention" (paper, eq. 9) or the encoding of the true "label", as when it generates.
-        generator_input: Whether HMCVAE encodes the "raw" representation (paper), which saturates
-            its layers, or the "normalized" one.
-        generator_kl_weight: Weight of the divergence inside L_cvae; 1 in the paper.
-        hvib_layer: Linear layers of HVIB: "lorentz" (paper's, folds to a linear layer between two
-            norm clips), "fully_lorentz" or "euclidean".
-        hmcvae_layer: The same for HMCVAE.
-        latent: Latent of HMCVAE: "normal" in the tangent space (paper) or "wrapped_normal" on the
-            hyperboloid.
-        squared_radius: Squared radius c of the hyperboloid (curvature -1/c).
-        learnable_curvature: Whether c is learnt (one log-parameter, clamped to [0.1, 10]).
-        hyperbolic_translation: Whether "fully_lorentz" layers learn a translation, a point that
-            lives on the hyperboloid and is trained by a Riemannian optimizer.
-        bottleneck_size: Width d_z of HVIB's hyperbolic layers.
-        generator_latent_size: Width d_v of HMCVAE's latent.
+        squared_radius: Squared radius c of the hyperboloid (curvature -1/c), for geodesic scores
+            and hyperbolic layers.
         projection_size: Width d_p of the score space; the text encoder's width if None.
         dropout: Dropout before the two projections.
         ranking_margin: Margin of the ranking loss.
         temperature_init: Temperature at the start of cosine scores and cosine contrast.
         weight_classification: Weight of the loss on real samples.
-        weight_bottleneck: Weight of L_reg.
-        weight_contrastive: Weight of L_con.
-        weight_cvae: Weight of L_cvae.
-        weight_unseen: Weight eta of L_u.
-        weight_alignment: Weight zeta of L_sda.
         freeze_text: Whether the text encoder is kept as it is.
         freeze_vision: Whether the image encoder is kept as it is (paper).
         calibration_gamma: What calibrated stacking takes off the scores of seen labels (eq. 15);
@@ -106,11 +78,11 @@ class HMGRLConfig(PreTrainedConfig):
         probability_temperature: What calibrated scores are divided by before the softmax that makes
             probabilities of them; chosen on validation (see :mod:`temperature`).
         seen_labels: Names of the labels with training samples.
-        generator_labels: Names without samples that the generator saw in training.
+        generator_labels: Names without samples that were known in training.
         label_texts: Text shown to the encoder for a label name, where it is not the name itself.
     """
 
-    model_type = "hmgrl"
+    model_type = ""
     sub_configs_defaults = {  # noqa: RUF012 - the form the base class asks for
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit", optional=True),
@@ -119,37 +91,17 @@ class HMGRLConfig(PreTrainedConfig):
     text_config: PreTrainedConfig | dict | None = None
     vision_config: PreTrainedConfig | dict | None = None
     task: Literal["typing", "relation"] = "typing"
-    score_function: Literal["cosine", "dot", "geodesic"] = "cosine"
+    score_function: Literal["cosine", "dot", "geodesic", "euclidean"] = "cosine"
     classification_loss: Literal["cross_entropy", "ranking"] = "cross_entropy"
-    attention: Literal["query", "additive"] = "query"
     span_pooling: Literal["mean", "marker"] = "mean"
     mask_padding: bool = True
-    alignment: Literal["diagonal", "positive_part"] = "diagonal"
-    contrast_function: Literal["cosine", "dot"] = "cosine"
-    residual_bottleneck: bool = True
     projection_init: Literal["similarity", "random"] = "similarity"
-    generator_draws: Literal["each", "averaged"] = "each"
-    generator_condition: Literal["label", "mention"] = "label"
-    generator_input: Literal["normalized", "raw"] = "normalized"
-    generator_kl_weight: float | int = 0.01
-    hvib_layer: Literal["lorentz", "fully_lorentz", "euclidean"] = "lorentz"
-    hmcvae_layer: Literal["lorentz", "fully_lorentz", "euclidean"] = "lorentz"
-    latent: Literal["normal", "wrapped_normal"] = "normal"
     squared_radius: float | int = 1.0
-    learnable_curvature: bool = False
-    hyperbolic_translation: bool = False
-    bottleneck_size: int = 128
-    generator_latent_size: int = 128
     projection_size: int | None = None
     dropout: float | int = 0.1
     ranking_margin: float | int = 1.0
     temperature_init: float | int = 0.05
     weight_classification: float | int = 1.0
-    weight_bottleneck: float | int = 0.001
-    weight_contrastive: float | int = 0.1
-    weight_cvae: float | int = 1.0
-    weight_unseen: float | int = 0.1
-    weight_alignment: float | int = 0.1
     freeze_text: bool = False
     freeze_vision: bool = True
     calibration_gamma: float | int = 0.0
@@ -170,7 +122,13 @@ class HMGRLConfig(PreTrainedConfig):
         return super().from_dict(config_dict, **kwargs)
 
     @classmethod
-    def paper(cls, task: str = "typing", **overrides: Any) -> "HMGRLConfig":
+    def paper_settings(cls, task: str) -> dict[str, Any]:
+        """Settings of the method as published, on the encoders that all share."""
+        del task  # most do not depend on it
+        return SHARED_PAPER_SETTINGS
+
+    @classmethod
+    def paper(cls, task: str = "typing", **overrides: Any) -> Any:
         """Makes a configuration with all settings as in the paper and its authors' code.
 
         Args:
@@ -179,12 +137,19 @@ class HMGRLConfig(PreTrainedConfig):
 
         Returns:
             The configuration.
+
+        Raises:
+            ValueError: If there is no such task.
         """
         if task not in PAPER_TASK_WEIGHTS:
             raise ValueError(f"task: got {task!r}, expected one of {sorted(PAPER_TASK_WEIGHTS)}")
-        weight = PAPER_TASK_WEIGHTS[task]
-        settings = PAPER_SETTINGS | {"weight_unseen": weight, "weight_alignment": weight}
-        return cls(**{"task": task, **settings, **overrides})
+        return cls(**{"task": task, **cls.paper_settings(task), **overrides})
+
+    @classmethod
+    def field_names(cls) -> list[str]:
+        """Names of the fields that this package defines, those shared by all methods first."""
+        own = [base for base in cls.__mro__ if issubclass(base, ZeroShotTypingConfig)]
+        return [name for base in reversed(own) for name in base.__annotations__]
 
     def validate_settings(self) -> None:
         """Checks that the fields are in range and go together.
@@ -192,15 +157,11 @@ class HMGRLConfig(PreTrainedConfig):
         Raises:
             ValueError: Naming the field, its value and what was expected.
         """
-        positive = (
-            "squared_radius", "bottleneck_size", "generator_latent_size", "temperature_init",
-            "probability_temperature",
-        )  # fmt: skip
-        for name in positive:
+        for name in ("squared_radius", "temperature_init", "probability_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive number")
-        weights = [name for name in type(self).__annotations__ if name.startswith("weight_")]
-        for name in (*weights, "generator_kl_weight", "calibration_gamma", "ranking_margin"):
+        weights = [name for name in self.field_names() if name.startswith("weight_")]
+        for name in (*weights, "calibration_gamma", "ranking_margin"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 or more")
         if not 0 <= self.dropout < 1:
@@ -208,13 +169,6 @@ class HMGRLConfig(PreTrainedConfig):
         if self.projection_size is not None and self.projection_size < 1:
             raise ValueError(
                 f"projection_size: got {self.projection_size}, expected a positive number or None"
-            )
-        if self.bottleneck_size < 2 or self.generator_latent_size < 2:
-            raise ValueError("bottleneck_size, generator_latent_size: expected 2 or more")
-        if self.hyperbolic_translation and self.learnable_curvature:
-            raise ValueError(
-                "hyperbolic_translation and learnable_curvature: a learnt point cannot stay on a "
-                "hyperboloid whose radius is learnt too; expected at most one of them"
             )
 
     @property
@@ -228,13 +182,123 @@ class HMGRLConfig(PreTrainedConfig):
         return self.text_config.hidden_size  # type: ignore[union-attr]
 
     @property
+    def block_factors(self) -> list[float]:
+        """Factors with which the blocks of the representation, of width d each, start in the score.
+
+        Only ``projection_init="similarity"`` reads them; their number is the representation's width
+        in blocks for all.
+        """
+        raise NotImplementedError(f"{type(self).__name__}: expected block_factors")
+
+    @property
     def representation_size(self) -> int:
-        """Width of the representation H = [h_CLS; mentions; pooled fusion]."""
-        return (self.num_spans + 2) * self.text_width
+        """Width D of a sample's representation."""
+        return len(self.block_factors) * self.text_width
 
     def text_of(self, label: str) -> str:
         """Returns the text that the encoder is shown for a label name."""
         return (self.label_texts or {}).get(label, label)
 
 
-__all__ = ["PAPER_SETTINGS", "PAPER_TASK_WEIGHTS", "HMGRLConfig"]
+@strict
+class HMGRLConfig(ZeroShotTypingConfig):
+    r"""Configuration of :class:`HMGRLModel` and :class:`HMGRLForZeroShotTyping`.
+
+    The defaults are the corrected settings; :meth:`paper` is the one switch that sets every one of
+    them to what the authors' code does (:data:`PAPER_SETTINGS`). Equation numbers are those of
+    HMGRL (arXiv 2603.16259).
+
+    Args:
+        attention: "additive" (paper; the entity cancels in its softmax and does not steer it) or
+            "query": scaled dot product with a projected entity query, each modality starting with
+            the same share.
+        alignment: L_sda on the "diagonal" of the synthetic scores or on its "positive_part"
+            (paper), which gives no gradient to labels with a negative score.
+        contrast_function: L_con on "dot" products (paper) or on "cosine" with a learnt
+            temperature.
+        bottleneck: "variational" (HVIB), or "none" for encoder states as they are (table 2).
+        residual_bottleneck: Whether HVIB's prior and posterior are centred on the token (see
+            :class:`variational.HVIB`); False in the paper.
+        generator_draws: Whether the synthetic samples of a label are "averaged" before they are
+            scored (paper) or scored "each" for itself.
+        generator_condition: What HMCVAE is conditioned on when it learns from real samples: the
+            "mention" (paper, eq. 9) or the encoding of the true "label", as when it generates.
+        generator_input: Whether HMCVAE encodes the "raw" representation (paper), which saturates
+            its layers, or the "normalized" one.
+        generator_kl_weight: Weight of the divergence inside L_cvae; 1 in the paper.
+        hvib_layer: Linear layers of HVIB: "lorentz" (paper's, folds to a linear layer between two
+            norm clips), "fully_lorentz" or "euclidean".
+        hmcvae_layer: The same for HMCVAE.
+        latent: Latent of HMCVAE: "normal" in the tangent space (paper) or "wrapped_normal" on the
+            hyperboloid.
+        learnable_curvature: Whether c is learnt (one log-parameter, clamped to [0.1, 10]).
+        hyperbolic_translation: Whether "fully_lorentz" layers learn a translation, a point that
+            lives on the hyperboloid and is trained by a Riemannian optimizer.
+        bottleneck_size: Width d_z of HVIB's hyperbolic layers.
+        generator_latent_size: Width d_v of HMCVAE's latent.
+        weight_bottleneck: Weight of L_reg.
+        weight_contrastive: Weight of L_con.
+        weight_cvae: Weight of L_cvae.
+        weight_unseen: Weight eta of L_u.
+        weight_alignment: Weight zeta of L_sda.
+    """
+
+    model_type = "hmgrl"
+    attention: Literal["query", "additive"] = "query"
+    alignment: Literal["diagonal", "positive_part"] = "diagonal"
+    contrast_function: Literal["cosine", "dot"] = "cosine"
+    bottleneck: Literal["variational", "none"] = "variational"
+    residual_bottleneck: bool = True
+    generator_draws: Literal["each", "averaged"] = "each"
+    generator_condition: Literal["label", "mention"] = "label"
+    generator_input: Literal["normalized", "raw"] = "normalized"
+    generator_kl_weight: float | int = 0.01
+    hvib_layer: Literal["lorentz", "fully_lorentz", "euclidean"] = "lorentz"
+    hmcvae_layer: Literal["lorentz", "fully_lorentz", "euclidean"] = "lorentz"
+    latent: Literal["normal", "wrapped_normal"] = "normal"
+    learnable_curvature: bool = False
+    hyperbolic_translation: bool = False
+    bottleneck_size: int = 128
+    generator_latent_size: int = 128
+    weight_bottleneck: float | int = 0.001
+    weight_contrastive: float | int = 0.1
+    weight_cvae: float | int = 1.0
+    weight_unseen: float | int = 0.1
+    weight_alignment: float | int = 0.1
+
+    @classmethod
+    def paper_settings(cls, task: str) -> dict[str, Any]:
+        """:data:`PAPER_SETTINGS`, with the weights of L_u and L_sda for the task."""
+        weight = PAPER_TASK_WEIGHTS[task]
+        return PAPER_SETTINGS | {"weight_unseen": weight, "weight_alignment": weight}
+
+    def validate_settings(self) -> None:
+        """Checks that the fields are in range and go together.
+
+        Raises:
+            ValueError: Naming the field, its value and what was expected.
+        """
+        super().validate_settings()
+        if not self.generator_kl_weight >= 0:
+            raise ValueError(
+                f"generator_kl_weight: got {self.generator_kl_weight}, expected 0 or more"
+            )
+        for name in ("bottleneck_size", "generator_latent_size"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected 2 or more")
+        if self.hyperbolic_translation and self.learnable_curvature:
+            raise ValueError(
+                "hyperbolic_translation and learnable_curvature: a learnt point cannot stay on a "
+                "hyperboloid whose radius is learnt too; expected at most one of them"
+            )
+
+    @property
+    def block_factors(self) -> list[float]:
+        """Factors of the blocks of H = [h_CLS; mentions; pooled fusion] in the score at the start.
+
+        q = mean of the mentions + pooled tokens; h_CLS starts without a say.
+        """
+        return [0.0, *[1 / self.num_spans] * self.num_spans, 1.0]
+
+
+__all__ = ["PAPER_SETTINGS", "PAPER_TASK_WEIGHTS", "HMGRLConfig", "ZeroShotTypingConfig"]

@@ -1,107 +1,24 @@
-"""The encoders of HMGRL with the bottleneck and the fusion, and the base class of its models.
+"""The encoders of HMGRL with the bottleneck and the fusion.
 
 Source: HMGRL (arXiv 2603.16259); what departs from it is named in :class:`HMGRLConfig`.
 """
 
-import inspect
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-from transformers import AutoModel, PreTrainedModel
-from transformers import initialization as init
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from torch import Tensor
+from transformers import PreTrainedModel
 
-from . import lorentz, losses
+from . import lorentz
 from .configuration_hmgrl import HMGRLConfig
-from .fusion import CrossModalAttention, LabelScorer
-from .lorentz_layers import Curvature, FullyLorentzLinear, LorentzLinear
+from .encoders import Encoders, HMGRLPreTrainedModel
+from .fusion import CrossModalAttention
+from .lorentz_layers import Curvature
 from .outputs import HMGRLModelOutput
-from .sharing import public_name, save_pipeline_code
-from .starts import BlockLinear, ConstantLinear
 from .variational import HVIB
 
 
-def without_pooler(config: Any) -> dict[str, bool]:
-    """Arguments that build an encoder without a pooling layer, which nothing here reads."""
-    model_class = MODEL_MAPPING.get(type(config), None)
-    if model_class and "add_pooling_layer" in inspect.signature(model_class).parameters:
-        return {"add_pooling_layer": False}
-    return {}
-
-
-def _backbone(config: Any) -> PreTrainedModel:
-    # a config from elsewhere may name code of its own, which is never run
-    return AutoModel.from_config(config, trust_remote_code=False, **without_pooler(config))
-
-
-class HMGRLPreTrainedModel(PreTrainedModel):
-    """Base class: initialisation, freezing, precision of the hyperbolic parts."""
-
-    config_class = HMGRLConfig
-    config: HMGRLConfig
-    base_model_prefix = "hmgrl"
-    main_input_name = "input_ids"
-    input_modalities = ("text", "image")
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    # All that is not an encoder: geometry needs float32, and the rest costs nothing beside them.
-    _keep_in_fp32_modules_strict = [  # noqa: RUF012 - the form the base class asks for
-        "hvib", "curvature", "fusion", "image_projection", "hmcvae", "scorer", "contrast_log_scale",
-    ]  # fmt: skip
-
-    def _init_weights(self, module: nn.Module) -> None:
-        own = (
-            LorentzLinear, FullyLorentzLinear, Curvature, CrossModalAttention, LabelScorer,
-            ConstantLinear, BlockLinear,
-        )  # fmt: skip
-        if isinstance(module, own):
-            module.reset_parameters()
-        elif isinstance(module, nn.Linear):
-            init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                init.zeros_(module.bias)
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Loads a model, from safetensors unless ``use_safetensors`` says otherwise.
-
-        Freezing, which loading forgets, is applied again from the config.
-        """
-        kwargs.setdefault("use_safetensors", True)  # no checkpoint of ours is a pickle
-        loaded = super().from_pretrained(*args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded).apply_freezing()
-        return loaded
-
-    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Saves the model with its code and that of its pipeline.
-
-        Args:
-            save_directory: The folder.
-            *args: As of PreTrainedModel.
-            **kwargs: As of PreTrainedModel.
-        """
-        if kwargs.get("is_main_process", True):
-            self.config.custom_pipelines = save_pipeline_code(save_directory)
-        parts: list[Any] = [self.config.text_config, self.config.vision_config]
-        for part in parts:
-            if part is not None:
-                part.name_or_path = public_name(part.name_or_path)
-        super().save_pretrained(save_directory, *args, **kwargs)
-
-    def apply_freezing(self) -> None:
-        """Sets ``requires_grad`` of the encoders as the config says."""
-        for part in self.modules():
-            if isinstance(part, HMGRLModel):
-                part.text_model.requires_grad_(not self.config.freeze_text)
-                if part.vision_model is not None:
-                    part.vision_model.requires_grad_(not self.config.freeze_vision)
-
-
-class HMGRLModel(HMGRLPreTrainedModel):
+class HMGRLModel(Encoders):
     """Text and image encoder, variational bottleneck, cross-modal fusion.
 
     Args:
@@ -110,143 +27,29 @@ class HMGRLModel(HMGRLPreTrainedModel):
         vision_model: Image encoder to use instead of a new one.
     """
 
+    config: HMGRLConfig
+
     def __init__(
         self,
         config: HMGRLConfig,
         text_model: PreTrainedModel | None = None,
         vision_model: PreTrainedModel | None = None,
     ) -> None:
-        super().__init__(config)
-        width = config.text_width
-        self.text_model = text_model or _backbone(config.text_config)
-        self.vision_model = None
-        self.image_projection: Any = None
-        if config.vision_config is not None:
-            self.vision_model = vision_model or _backbone(config.vision_config)
-            vision_width = config.vision_config.hidden_size  # type: ignore[union-attr]
-            if config.projection_init == "similarity":  # pictures start without a say
-                self.image_projection = ConstantLinear(vision_width, width)
-            elif vision_width != width:
-                self.image_projection = nn.Linear(vision_width, width)
+        super().__init__(config, text_model, vision_model)
         self.curvature = Curvature(config.squared_radius, config.learnable_curvature)
-        self.hvib = HVIB(
-            width,
-            config.bottleneck_size,
-            config.hvib_layer,
-            config.residual_bottleneck,
-            translation=config.hyperbolic_translation,
-            c=config.squared_radius,
-        )
+        self.hvib = None
+        if config.bottleneck == "variational":
+            self.hvib = HVIB(
+                config.text_width,
+                config.bottleneck_size,
+                config.hvib_layer,
+                config.residual_bottleneck,
+                translation=config.hyperbolic_translation,
+                c=config.squared_radius,
+            )
         self.fusion = CrossModalAttention(config)
         self.post_init()
         self.apply_freezing()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Returns the token embeddings of the text encoder."""
-        return self.text_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Sets the token embeddings of the text encoder."""
-        self.text_model.set_input_embeddings(value)
-
-    def train(self, mode: bool = True) -> "HMGRLModel":
-        """Sets training mode; frozen encoders stay in evaluation mode, without dropout."""
-        super().train(mode)
-        if self.config.freeze_text:
-            self.text_model.eval()
-        if self.vision_model is not None and self.config.freeze_vision:
-            self.vision_model.eval()
-        return self
-
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Encodes texts.
-
-        Args:
-            input_ids: Token ids, shape (B, n).
-            attention_mask: 1 where there is a token, shape (B, n).
-
-        Returns:
-            Token states, shape (B, n, d).
-        """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_text):
-            return self.text_model(
-                input_ids=input_ids, attention_mask=attention_mask
-            ).last_hidden_state
-
-    def encode_image(self, pixel_values: Tensor, image_mask: Tensor | None = None) -> Tensor:
-        """Encodes pictures; samples without one are not encoded, their states are 0.
-
-        Args:
-            pixel_values: Pictures, shape (B, 3, height, width).
-            image_mask: Samples that have a picture, shape (B,); all if None.
-
-        Returns:
-            States of all tokens of the image encoder, shape (B, m, d').
-
-        Raises:
-            ValueError: If the model has no image encoder.
-        """
-        if self.vision_model is None:
-            raise ValueError(
-                "pixel_values: this model has no image encoder (vision_config is None)"
-            )
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision):
-            pixel_values = pixel_values.to(self.vision_model.dtype)
-            if image_mask is None:
-                return self.vision_model(pixel_values=pixel_values).last_hidden_state
-            rows = image_mask.bool().nonzero().squeeze(1)
-            # encoders do not take a batch of none: one stands in, whose states are left out
-            taken = pixel_values[rows] if len(rows) else pixel_values[:1]
-            states = self.vision_model(pixel_values=taken).last_hidden_state
-            shape = (len(pixel_values), *states.shape[1:])
-            return states.new_zeros(shape).index_copy(0, rows, states[: len(rows)])
-
-    def encode_labels(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, chunk: int = 256
-    ) -> Tensor:
-        """Encodes labels as the mean over their tokens' states.
-
-        Of several chunks only the encodings are kept for the backward pass, which encodes each
-        chunk once more: memory then does not grow with the number of labels.
-
-        Args:
-            input_ids: Token ids, shape (K, L).
-            attention_mask: 1 where there is a token, shape (K, L).
-            chunk: Labels encoded at once.
-
-        Returns:
-            Label encodings, shape (K, d).
-
-        Raises:
-            ValueError: If there are no labels.
-        """
-        if not len(input_ids):
-            raise ValueError("label_input_ids: got no labels, expected at least one")
-        again = torch.is_grad_enabled() and len(input_ids) > chunk and not self.config.freeze_text
-        parts = []
-        for start in range(0, len(input_ids), chunk):
-            ids = input_ids[start : start + chunk]
-            mask = None if attention_mask is None else attention_mask[start : start + chunk]
-            if again:
-                parts.append(checkpoint(self._encode_chunk, ids, mask, use_reentrant=False))
-            else:
-                parts.append(self._encode_chunk(ids, mask))
-        return torch.cat(parts)
-
-    def _encode_chunk(self, ids: Tensor, mask: Tensor | None) -> Tensor:
-        states = lorentz.wide(self.encode_text(ids, mask))
-        return losses.masked_mean(states, mask if self.config.mask_padding else None)
-
-    def _mentions(self, states: Tensor, span_positions: Tensor) -> Tensor:
-        """States of the mentions, (B, spans, d), from token positions (B, spans, 2)."""
-        if self.config.span_pooling == "marker":
-            index = span_positions[..., 0].unsqueeze(-1).expand(-1, -1, states.shape[-1])
-            return states.gather(1, index)
-        token = torch.arange(states.shape[1], device=states.device)
-        # between the markers, which stand at the two positions and are left out
-        inside = (token > span_positions[..., :1]) & (token < span_positions[..., 1:])
-        weights = inside.to(states.dtype)
-        return weights @ states / weights.sum(-1, keepdim=True).clamp(min=1)
 
     def forward(
         self,
@@ -287,7 +90,7 @@ class HMGRLModel(HMGRLPreTrainedModel):
         self,
         text: Tensor,
         image: Tensor | None,
-        span_positions: Tensor | None,
+        span_positions: Any,
         attention_mask: Tensor | None = None,
         image_mask: Tensor | None = None,
         noise: dict[str, Tensor] | None = None,
@@ -309,33 +112,21 @@ class HMGRLModel(HMGRLPreTrainedModel):
             ValueError: If the spans are not as many as the task has, or the model is of text alone
                 and there are pictures.
         """
-        spans = self.config.num_spans
-        if image is not None and self.vision_model is None:
-            raise ValueError(
-                "image_features: this model has no image encoder (vision_config is None)"
-            )
-        if span_positions is None or span_positions.shape[1:] != (spans, 2):
-            got = None if span_positions is None else tuple(span_positions.shape)
-            raise ValueError(
-                f"span_positions: got shape {got}, expected (B, {spans}, 2) for task "
-                f"{self.config.task!r}"
-            )
+        self.check_spans(span_positions)
         c, noise = self.curvature(), noise or {}
         text_mask = attention_mask if self.config.mask_padding else None
         with lorentz.full_precision(text.device):
-            text_z = self.hvib(text, c, noise.get("text"))
-            image_z = None
+            text_z, text_kl = self._through_bottleneck(text, c, noise.get("text"))
+            image_z, image_kl = None, None
             if image is not None:
-                image = lorentz.wide(image)
-                if self.image_projection is not None:
-                    image = self.image_projection(image.to(text.dtype))
-                image_z = self.hvib(image, c, noise.get("image"))
-            mentions = self._mentions(text, span_positions)
+                projected = self.project_image(image)
+                image_z, image_kl = self._through_bottleneck(projected, c, noise.get("image"))
+            mentions = self.mentions(text, span_positions)
             entity = torch.cat([text[:, 0], *mentions.unbind(1)], dim=-1)
             pooled, attention = self.fusion(
                 entity,
-                text_z.sample,
-                None if image_z is None else image_z.sample,
+                text_z,
+                image_z,
                 text_mask,
                 image_mask,
             )
@@ -343,11 +134,20 @@ class HMGRLModel(HMGRLPreTrainedModel):
             representation=torch.cat([entity, pooled], dim=-1),
             condition=mentions.mean(1),
             attention=attention,
-            text_states=text_z.sample,
-            image_states=None if image_z is None else image_z.sample,
-            text_kl=text_z.kl,
-            image_kl=None if image_z is None else image_z.kl,
+            text_states=text_z,
+            image_states=image_z,
+            text_kl=text_kl,
+            image_kl=image_kl,
         )
+
+    def _through_bottleneck(
+        self, states: Tensor, c: Any, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Samples of states (B, n, d) and their divergences (B, n); the states if there is none."""
+        if self.hvib is None:
+            return states, None
+        posterior = self.hvib(states, c, noise)
+        return posterior.sample, posterior.kl
 
 
 __all__ = ["HMGRLModel", "HMGRLPreTrainedModel"]

@@ -5,6 +5,7 @@ Source: HMGRL (arXiv 2603.16259), equations 6 and 7; what departs from it is nam
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from . import lorentz
-from .configuration_hmgrl import HMGRLConfig
+from .configuration_hmgrl import ZeroShotTypingConfig
 from .starts import BlockLinear, ConstantLinear
 
 MAX_LOG_SCALE = math.log(100.0)  # a temperature below 0.01 only sharpens rounding
@@ -30,7 +31,7 @@ class CrossModalAttention(nn.Module):
         config: Configuration of the model.
     """
 
-    def __init__(self, config: HMGRLConfig) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__()
         width = config.text_width
         query = (config.num_spans + 1) * width
@@ -104,53 +105,38 @@ def _fusion_mask(
     return torch.cat(parts, dim=1)
 
 
-class LabelScorer(nn.Module):
-    """Scores representations against label encodings: q = W1 H, p = W2 l (eq. 7).
+class Comparison(nn.Module):
+    """Compares vectors of samples with vectors of labels, in one of the ways of ``score_function``.
 
     Args:
         config: Configuration of the model.
     """
 
-    def __init__(self, config: HMGRLConfig) -> None:
+    def __init__(self, config: ZeroShotTypingConfig) -> None:
         super().__init__()
-        width = config.text_width
-        size = config.projection_size or width
         self.kind, self.temperature_init = config.score_function, config.temperature_init
-        self.dropout = nn.Dropout(config.dropout)
-        if config.projection_init == "similarity":
-            # q = mean of the mentions + pooled tokens, p = label; [h_CLS] starts without a say
-            mentions = [1 / config.num_spans] * config.num_spans
-            self.sample_projection: nn.Linear = BlockLinear(width, size, [0, *mentions, 1])
-            self.label_projection: nn.Linear = BlockLinear(width, size, [1])
-        else:
-            self.sample_projection = nn.Linear(config.representation_size, size)
-            self.label_projection = nn.Linear(width, size)
-        if self.kind != "dot":
-            self.log_scale = nn.Parameter(torch.empty(1))
+        self.log_scale = None if self.kind == "dot" else nn.Parameter(torch.empty(1))
 
     def reset_parameters(self) -> None:
         """Starts the scale at the inverse of the temperature."""
-        if self.kind != "dot":
+        if self.log_scale is not None:
             init.constant_(self.log_scale, -math.log(self.temperature_init))
 
-    def project_samples(self, h: Tensor) -> Tensor:
-        """Projects representations, (..., D) to (..., d_p)."""
-        return self.sample_projection(self.dropout(h))
-
-    def project_labels(self, labels: Tensor) -> Tensor:
-        """Projects label encodings, (K, d) to (K, d_p)."""
-        return self.label_projection(self.dropout(labels))
+    @property
+    def scale(self) -> Any:
+        """What likeness or distance is multiplied with; 1 for dot products."""
+        return 1.0 if self.log_scale is None else self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
 
     def place(self, x: Tensor, c: float | Tensor) -> Tensor:
-        """Puts projected samples or labels where they are compared.
+        """Puts vectors of samples or labels where they are compared.
 
         Args:
-            x: Projected samples or labels, shape (..., d_p).
+            x: Vectors, shape (..., d_p).
             c: Squared radius of the hyperboloid, for geodesic scores.
 
         Returns:
-            As given for dot products, of length 1 for cosine, shape (..., d_p); points of the
-            hyperboloid for geodesic scores, shape (..., d_p + 1).
+            Of length 1 for cosine, points of the hyperboloid (..., d_p + 1) for geodesic scores, as
+            given otherwise; shape (..., d_p).
         """
         if self.kind == "cosine":
             return F.normalize(x, dim=-1)
@@ -164,13 +150,54 @@ class LabelScorer(nn.Module):
         Returns:
             Scores, shape (..., K).
         """
-        if self.kind == "dot":
-            return q @ p.T
-        scale = self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
-        if self.kind == "cosine":
-            return scale * (q @ p.T)
+        if self.kind in ("dot", "cosine"):
+            return self.scale * (q @ p.T)
+        if self.kind == "euclidean":
+            lengths = q.square().sum(-1, keepdim=True) + p.square().sum(-1)
+            return -self.scale * (lengths - 2 * q @ p.T)
         squared = lorentz.pairwise_distance(q.reshape(-1, q.shape[-1]), p, c).square()
-        return -scale * squared.reshape(*q.shape[:-1], p.shape[0])
+        return -self.scale * squared.reshape(*q.shape[:-1], p.shape[0])
+
+    def compare_pairs(self, q: Tensor, p: Tensor, c: float | Tensor) -> Tensor:
+        """Scores samples that differ from label to label, (B, K, d_p), against labels (K, d_p).
+
+        Returns:
+            Scores, shape (B, K).
+        """
+        if self.kind in ("dot", "cosine"):
+            return self.scale * (q * p).sum(-1)
+        if self.kind == "euclidean":
+            return -self.scale * (q - p).square().sum(-1)
+        pairs = [self.compare(q[:, k], p[k : k + 1], c) for k in range(len(p))]
+        return torch.cat(pairs, dim=1)
+
+
+class LabelScorer(Comparison):
+    """Scores representations against label encodings: q = W1 H, p = W2 l (eq. 7).
+
+    Args:
+        config: Configuration of the model.
+    """
+
+    def __init__(self, config: ZeroShotTypingConfig) -> None:
+        super().__init__(config)
+        width = config.text_width
+        size = config.projection_size or width
+        self.dropout = nn.Dropout(config.dropout)
+        if config.projection_init == "similarity":
+            self.sample_projection: nn.Linear = BlockLinear(width, size, config.block_factors)
+            self.label_projection: nn.Linear = BlockLinear(width, size, [1])
+        else:
+            self.sample_projection = nn.Linear(config.representation_size, size)
+            self.label_projection = nn.Linear(width, size)
+
+    def project_samples(self, h: Tensor) -> Tensor:
+        """Projects representations, (..., D) to (..., d_p)."""
+        return self.sample_projection(self.dropout(h))
+
+    def project_labels(self, labels: Tensor) -> Tensor:
+        """Projects label encodings, (K, d) to (K, d_p)."""
+        return self.label_projection(self.dropout(labels))
 
     def score(self, q: Tensor, p: Tensor, c: float | Tensor) -> Tensor:
         """Scores projected samples (..., d_p) against projected labels (K, d_p).

@@ -8,6 +8,19 @@ from transformers.utils import ModelOutput
 
 
 @dataclass
+class SampleEncoding(ModelOutput):
+    """What a method makes of samples; methods add what else they score by.
+
+    Attributes:
+        representation: What stands for each sample, shape (B, D).
+        attention: Share of each text and image token in it, shape (B, n + m), where there is such.
+    """
+
+    representation: Tensor = None  # type: ignore[assignment]
+    attention: Any = None
+
+
+@dataclass
 class HMGRLModelOutput(ModelOutput):
     """Output of :class:`HMGRLModel`.
 
@@ -17,7 +30,7 @@ class HMGRLModelOutput(ModelOutput):
         attention: Cross-modal attention over [text; image], shape (B, n + m).
         text_states: Sampled text tokens Z_T, shape (B, n, d).
         image_states: Sampled image tokens Z_V, shape (B, m, d), or None.
-        text_kl: Divergence of each text token, shape (B, n).
+        text_kl: Divergence of each text token, shape (B, n), or None without a bottleneck.
         image_kl: Divergence of each image token, shape (B, m), or None.
     """
 
@@ -26,7 +39,7 @@ class HMGRLModelOutput(ModelOutput):
     attention: Tensor = None  # type: ignore[assignment]
     text_states: Tensor = None  # type: ignore[assignment]
     image_states: Any = None
-    text_kl: Tensor = None  # type: ignore[assignment]
+    text_kl: Any = None
     image_kl: Any = None
 
 

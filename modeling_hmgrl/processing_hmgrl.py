@@ -18,6 +18,8 @@ from .marking import MARKERS, MarkedText, Span, check_spans, mark_texts
 
 logger = logging.get_logger(__name__)
 
+_PROMPT_MENTION = 16  # most tokens of a mention in a prompt
+
 
 class HMGRLProcessor(ProcessorMixin):
     """Turns sentences with marked mentions, pictures and label names into model inputs.
@@ -32,6 +34,8 @@ class HMGRLProcessor(ProcessorMixin):
         pad_to_max_length: Whether to pad to those lengths instead of to the longest of the batch,
             as the paper's settings need, which let padding take part.
         use_images: Whether pictures are taken; False for a model of text alone.
+        prompt: Whether ``head [MASK] tail`` follows each text, for methods that ask a masked token
+            for the relation.
 
     Raises:
         ValueError: If the tokenizer is not a fast one, the task is unknown, there is no image
@@ -52,6 +56,7 @@ class HMGRLProcessor(ProcessorMixin):
         label_max_length: int = 64,
         pad_to_max_length: bool = False,
         use_images: bool = True,
+        prompt: bool = False,
     ) -> None:
         if tokenizer is None or not tokenizer.is_fast:
             raise ValueError("tokenizer: expected a fast tokenizer, which knows character offsets")
@@ -71,6 +76,8 @@ class HMGRLProcessor(ProcessorMixin):
         self.label_max_length = label_max_length
         self.pad_to_max_length = pad_to_max_length
         self.use_images = use_images
+        self.prompt = prompt
+        self._marker_ids = set(tokenizer.convert_tokens_to_ids(markers))
         super().__init__(image_processor, tokenizer)
         # what the tokenizer puts before and after one text, found from a text of one token
         bare = tokenizer("a", add_special_tokens=False).input_ids
@@ -78,7 +85,9 @@ class HMGRLProcessor(ProcessorMixin):
         start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
         self._prefix, self._suffix = full[:start], full[start + len(bare) :]
         around = len(self._prefix) + len(self._suffix)
-        least = around + 2 * len(markers)
+        if prompt and (task != "relation" or tokenizer.mask_token_id is None):
+            raise ValueError("prompt: expected only for relations and a tokenizer with a mask")
+        least = around + 2 * len(markers) + self._prompt_room
         if max_length < least:
             raise ValueError(
                 f"max_length: got {max_length}, expected at least {least} for markers and mentions"
@@ -103,6 +112,11 @@ class HMGRLProcessor(ProcessorMixin):
         if vision is None:
             return cls(None, tokenizer, use_images=False, **settings)
         return cls(AutoImageProcessor.from_pretrained(vision), tokenizer, **settings)
+
+    @property
+    def _prompt_room(self) -> int:
+        """Most tokens that a prompt takes."""
+        return 2 * _PROMPT_MENTION + 1 + len(self._suffix) if self.prompt else 0
 
     @property
     def num_spans(self) -> int:
@@ -187,18 +201,34 @@ class HMGRLProcessor(ProcessorMixin):
             One :class:`MarkedText` for each text.
         """
         before, after = len(self._prefix), len(self._suffix)
-        room = self.max_length - before - after
+        room = self.max_length - before - after - self._prompt_room
         return [
-            MarkedText(
-                self._prefix + sample.ids + self._suffix,
-                [(start + before, end + before) for start, end in sample.positions],
-                sample.kept,
-                [*[None] * before, *(sample.offsets or ()), *[None] * after]
-                if with_offsets
-                else None,
-            )
+            self._framed(sample, with_offsets)
             for sample in mark_texts(self.tokenizer, texts, spans, room)
         ]
+
+    def _framed(self, sample: MarkedText, with_offsets: bool) -> MarkedText:
+        """A marked text between the tokenizer's own tokens, the prompt behind it."""
+        before, behind = len(self._prefix), self._suffix + self._prompt_of(sample)
+        offsets = None
+        if with_offsets:
+            offsets = [*[None] * before, *(sample.offsets or ()), *[None] * len(behind)]
+        return MarkedText(
+            self._prefix + sample.ids + behind,
+            [(start + before, end + before) for start, end in sample.positions],
+            sample.kept,
+            offsets,
+        )
+
+    def _prompt_of(self, sample: MarkedText) -> list[int]:
+        """Tokens of ``head [MASK] tail``, long mentions cut, or none."""
+        if not self.prompt:
+            return []
+        head, tail = (
+            [i for i in sample.ids[start + 1 : end] if i not in self._marker_ids][:_PROMPT_MENTION]
+            for start, end in sample.positions
+        )
+        return [*head, self.tokenizer.mask_token_id, *tail, *self._suffix]
 
     def pad(self, rows: Sequence[Sequence[int]], max_length: int | None = None) -> BatchFeature:
         """Pads rows of token ids to the longest.

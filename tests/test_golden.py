@@ -11,6 +11,7 @@ from transformers import BertConfig, ViTConfig
 from modeling_hmgrl import HMGRLConfig, HMGRLForZeroShotTyping, lorentz, losses
 from modeling_hmgrl.lorentz_layers import LorentzLinear
 from modeling_hmgrl.variational import HMCVAE, HVIB
+from modeling_hmgrl.zero_shot_typing import TrainingStep
 
 FOLDER = Path(__file__).parent / "golden"
 RADII = ("0.5", "1.0", "2.0")
@@ -331,7 +332,7 @@ def test_whole_model(task):
     sentence, image = (tensors[n].requires_grad_() for n in ("h_sentence", "h_image"))
     entity, seen = (tensors[n].requires_grad_() for n in ("h_entity", "h_seen_label"))
     # the recorded mention states are inputs of their own, in the place of a look-up at the markers
-    model.hmgrl._mentions = lambda *_: entity.view(4, spans, 16)
+    model.hmgrl.mentions = lambda *_: entity.view(4, spans, 16)
     encoded = model.hmgrl.fuse(
         sentence,
         image,
@@ -356,10 +357,11 @@ def test_whole_model(task):
     )
     assert_close(imagined, tensors["train/unseen_logits"])
     model._imagine = lambda *_: imagined  # its conditions, too, differ from sample to sample
-    terms = model._loss_terms(
-        encoded, logits, seen, None, None, None, tensors["label"], unseen[0],
+    step = TrainingStep(
+        encoded, logits, seen, tensors["label"], None, None, None, unseen[0],
         {"encode": tensors["eps_vae_encode"]},
     )  # fmt: skip
+    terms = model.loss_terms(step)
     recorded = {
         "classification": tensors["train/ranking_loss"],
         "bottleneck": 0.5 * (tensors["train/vib_kl_text"] + tensors["train/vib_kl_image"]),

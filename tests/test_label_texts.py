@@ -162,3 +162,27 @@ def test_wrong_choices(tmp_path):
         SourceOptions(label_text="described", label_descriptions=str(tmp_path))
     with pytest.raises(ValueError, match="wanted with label_text='described' only, not with 'raw'"):
         SourceOptions(label_descriptions=OWN)
+
+
+@pytest.mark.parametrize(
+    ("label", "parts"),
+    [
+        ("/per/org/member_of", "person; is a member of; organization"),
+        ("/per/misc/nationality", "person; has; nationality"),
+        ("/per/org/led_by", "person; led by; organization"),
+    ],
+)
+def test_a_relation_in_parts(label, parts):
+    assert texts_of_labels([label], "parts", "records") == {label: parts}
+
+
+def test_a_type_has_no_parts():
+    with pytest.raises(ValueError, match="'bird' reads 'bird', expected a relation with a head"):
+        texts_of_labels(["bird"], "parts", "sample")
+
+
+def test_every_type_of_the_sample_is_described():
+    names = load_gzs("sample").splits["train"].features["label"].names
+    texts = texts_of_labels(names, "described", "sample")
+    assert set(texts) == set(names)
+    assert not any(name in text.split() for name, text in texts.items())

@@ -25,6 +25,7 @@ from modeling_hmgrl import (
     HMGRLProcessor,
     ZeroShotTypingPipeline,
 )
+from modeling_hmgrl.baselines import METHODS
 from modeling_hmgrl.labels import LabelSets
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -145,6 +146,28 @@ def tiny_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = HMGRLForZeroShotTyping(tiny_config(task, vision, paper, **settings))
+        model.add_markers(tiny_processor(task))
+    return model.eval()
+
+
+def tiny_method(
+    name: str, task: str = "typing", seed: int = 0, paper: bool = False, **settings: Any
+) -> Any:
+    """A method of :data:`baselines.METHODS` on the tiny encoders, in evaluation mode."""
+    method = METHODS[name]
+    make = method.config_class.paper if paper else method.config_class
+    small = {"bottleneck_size": 12, "generator_latent_size": 10}
+    small = {key: size for key, size in small.items() if key in method.config_class.field_names()}
+    if paper:
+        small["projection_size"] = 20
+    config = make(
+        text_config=tiny_text_config(),
+        vision_config=tiny_vision_config() if method.uses_images else None,
+        **{"task": task, **small, **settings},
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = method(config)
         model.add_markers(tiny_processor(task))
     return model.eval()
 

@@ -1,0 +1,195 @@
+"""The paper's tables and figures, in a setting that runs on a laptop or in the paper's own.
+
+    python experiments/reproduce.py --table 1 --task mre --data-dir MNRE/mnre_txt --seeds 0 1 2
+    python experiments/reproduce.py --figure 5a --task met --seeds 1 2 3
+
+Each cell of the grid is one JSON file; the same command goes on where it stopped. Tables are
+printed and written as Markdown, figures as PNG. `--setting paper` takes BERT-base, ViT-B/16-384 and
+the authors' settings, and wants a GPU.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from cells import SETTINGS, Cell, Place, run_cells
+from comparison import paired_test, table, values
+from figures import draw_bars, draw_curves, draw_surface
+
+SOURCES = {"mre": "mnre", "met": "sample"}
+"""Source of each task unless another is named."""
+
+METHODS = {
+    "mre": (
+        "majority", "label_similarity", "proto", "zs_bert", "re_matching", "zs_ska", "mmproto",
+        "movcnet", "mg_vmoe", "hmgrl",
+    ),
+    "met": (
+        "majority", "label_similarity", "proto", "dbzfet", "nzfet", "mzet", "mmproto", "movcnet",
+        "mg_vmoe", "hmgrl",
+    ),
+}  # fmt: skip
+"""Rows of table 1."""
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "HMGRL": {},
+    "without HVIB": {"bottleneck": "none"},
+    "without L_con": {"weight_contrastive": 0.0},
+    "without L_cvae": {"weight_cvae": 0.0},
+    "without L_u": {"weight_unseen": 0.0},
+    "without L_sda": {"weight_alignment": 0.0},
+}
+"""Rows of table 2: settings, not copies of code."""
+
+GEOMETRY: dict[str, dict[str, Any]] = {
+    "HMGRL": {},
+    "Euclidean HVIB": {"hvib_layer": "euclidean"},
+    "Euclidean HMCVAE": {"hmcvae_layer": "euclidean"},
+    "Euclidean both": {"hvib_layer": "euclidean", "hmcvae_layer": "euclidean"},
+}
+"""Bars of figure 5a."""
+
+WIDTHS = (16, 32, 64, 128, 256)
+"""Widths of figures 5b (d_z) and 5c (d_v)."""
+
+WEIGHTS = (0.0, 0.01, 0.1, 1.0, 10.0)
+"""eta and zeta of figures 3 and 4."""
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--table", choices=("1", "2"), help="1: methods, 2: ablations")
+    what.add_argument("--figure", choices=("3", "4", "5a", "5b", "5c"), help="6: see README")
+    parser.add_argument("--task", choices=tuple(SOURCES), required=True)
+    parser.add_argument("--source", help="source of data; mnre or the sample unless named")
+    parser.add_argument("--data-dir", help="folder of the source's data")
+    parser.add_argument("--image-dir", help="folder of its pictures")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of split and run alike"
+    )
+    parser.add_argument("--setting", choices=tuple(SETTINGS), default="frozen")
+    parser.add_argument(
+        "--scoring", choices=("published", "corrected", "both"), default="corrected"
+    )
+    parser.add_argument("--methods", nargs="+", help="rows of table 1; all if not named")
+    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
+    return parser.parse_args(argv)
+
+
+def _cells(arguments: argparse.Namespace, method: str, **options: Any) -> list[Cell]:
+    source = arguments.source or SOURCES[arguments.task]
+    return [
+        Cell(source, method, seed, seed, setting=arguments.setting, **options)
+        for seed in arguments.seeds
+    ]
+
+
+def _reports(
+    arguments: argparse.Namespace, rows: dict[str, list[Cell]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Runs all rows, split by split, so that a split's data are read once."""
+    place = Place(arguments.out / "cells", arguments.data_dir, arguments.image_dir)
+    by_split = [cells[at] for at in range(len(arguments.seeds)) for cells in rows.values()]
+    found = dict(zip(by_split, run_cells(by_split, place), strict=True))
+    return {row: [found[cell] for cell in cells] for row, cells in rows.items()}
+
+
+def _missing(reports: list[dict[str, Any]]) -> str:
+    counts = reports[0]["data"].get("images", {})
+    if not counts.get("found"):
+        return f"Without pictures: none was at hand ({counts})."
+    return f"Pictures: {counts}."
+
+
+def _write(arguments: argparse.Namespace, name: str, text: str) -> None:
+    path = arguments.out / f"{name}.md"
+    path.write_text(text + "\n", encoding="utf-8")
+    print(text)
+    print(f"\nWritten: {path}")
+
+
+def make_table_1(arguments: argparse.Namespace) -> None:
+    """Methods against each other, and each against HMGRL by pairs."""
+    methods = arguments.methods or METHODS[arguments.task]
+    scorings = ("published", "corrected") if arguments.scoring == "both" else (arguments.scoring,)
+    parts = []
+    for scoring in scorings:
+        rows = {method: _cells(arguments, method, scoring=scoring) for method in methods}
+        reports = _reports(arguments, rows)
+        parts += [f"## Scoring: {scoring}", "", _missing(next(iter(reports.values()))), ""]
+        parts += [table(reports), ""]
+        if "hmgrl" in reports and len(arguments.seeds) > 1:
+            parts += _pairs(reports)
+    _write(arguments, f"table1-{arguments.task}-{arguments.setting}", "\n".join(parts).rstrip())
+
+
+def _pairs(reports: dict[str, list[dict[str, Any]]]) -> list[str]:
+    path = ("overall", "f1")
+    ours = values(reports["hmgrl"], path)
+    lines = [
+        "HMGRL minus the other, overall F1 by pairs on the same splits (sign-flip test):", "",
+        "| other | difference | 95 % interval | wins | p |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for method, theirs in reports.items():
+        if method == "hmgrl":
+            continue
+        found = paired_test(ours, values(theirs, path))
+        lines.append(
+            f"| {method} | {found['difference']:+.1f} | {found['low']:+.1f} to "
+            f"{found['high']:+.1f} | {found['wins']} of {found['n']} | {found['p']:.3f} |"
+        )
+    return [*lines, ""]
+
+
+def make_settings_table(
+    arguments: argparse.Namespace, name: str, settings: dict[str, dict[str, Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    """HMGRL under several settings."""
+    rows = {
+        row: _cells(
+            arguments, "hmgrl", scoring=arguments.scoring, changes=tuple(sorted(changes.items()))
+        )
+        for row, changes in settings.items()
+    }
+    reports = _reports(arguments, rows)
+    missing = _missing(next(iter(reports.values())))
+    _write(arguments, f"{name}-{arguments.task}", f"{missing}\n\n{table(reports)}")
+    return reports
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Makes what is asked for."""
+    arguments = _parse(argv)
+    if arguments.scoring == "both" and arguments.table != "1":
+        raise SystemExit("--scoring both: expected with --table 1 only")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.table == "1":
+        make_table_1(arguments)
+    elif arguments.table == "2":
+        make_settings_table(arguments, "table2", ABLATIONS)
+    elif arguments.figure == "5a":
+        reports = make_settings_table(arguments, "figure5a", GEOMETRY)
+        draw_bars(reports, arguments.out / f"figure5a-{arguments.task}.png")
+    elif arguments.figure in ("5b", "5c"):
+        name = "bottleneck_size" if arguments.figure == "5b" else "generator_latent_size"
+        settings = {str(width): {name: width} for width in WIDTHS}
+        reports = make_settings_table(arguments, f"figure{arguments.figure}", settings)
+        path = arguments.out / f"figure{arguments.figure}-{arguments.task}.png"
+        draw_curves(reports, "d_z" if arguments.figure == "5b" else "d_v", path)
+    else:
+        settings = {
+            f"{eta} / {zeta}": {"weight_unseen": eta, "weight_alignment": zeta}
+            for eta in WEIGHTS
+            for zeta in WEIGHTS
+        }
+        reports = make_settings_table(arguments, "figures3-4", settings)
+        metric = "f1" if arguments.figure == "3" else "accuracy"
+        path = arguments.out / f"figure{arguments.figure}-{arguments.task}.png"
+        draw_surface(reports, WEIGHTS, metric, path)
+
+
+if __name__ == "__main__":
+    main()

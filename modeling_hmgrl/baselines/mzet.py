@@ -1,0 +1,191 @@
+"""MZET: a memory of seen types, read by attention and passed on to unseen ones.
+
+Source: Zhang et al. 2020, "MZET: Memory augmented zero-shot fine-grained named entity typing". A
+mention is known by its characters, its words and its context; it reads a memory whose slots are the
+seen types; and a type is represented by the slots it is like, so that knowledge goes from seen to
+unseen types.
+
+The slots are kept with the weights: each training step writes the encodings of the seen labels into
+them, so that a label list of any kind can be scored later. Characters come from the token's text,
+a table that is filled when the markers are added (:meth:`MZETForZeroShotTyping.add_markers`).
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from .. import lorentz
+from ..configuration_hmgrl import ZeroShotTypingConfig
+from ..outputs import SampleEncoding, ZeroShotTypingOutput
+from ..starts import ConstantLinear
+from .method import Method, entity_of, masked_softmax
+
+_CHARACTERS = 16  # of a token, the rest is cut
+_ALPHABET = 256  # characters beyond share the places of those below
+
+
+class MZETConfig(ZeroShotTypingConfig):
+    """Configuration of :class:`MZETForZeroShotTyping`.
+
+    Args:
+        memory_slots: Most seen types that the memory holds.
+        memory_temperature: Temperature of the likeness of types to slots.
+        character_size: Width of a character's embedding.
+    """
+
+    model_type = "hmgrl-mzet"
+
+    memory_slots: int = 64
+    memory_temperature: float | int = 0.1
+    character_size: int = 16
+
+    @property
+    def block_factors(self) -> list[float]:
+        """Words, characters, context, what was read from the memory."""
+        return [1.0, 0.0, 0.5, 0.5]
+
+
+class MZETForZeroShotTyping(Method):
+    """MZET: characters, words and context of a mention, and a memory of seen types; text alone."""
+
+    config: MZETConfig
+    uses_images = False
+    tasks = ("typing",)
+    memory: Tensor
+    filled: Tensor
+    characters: Tensor
+    _keep_in_fp32_modules_strict = [  # noqa: RUF012 - the form the base class asks for
+        "scorer", "query", "key", "character_embedding", "character_filter", "character_map",
+        "memory_query", "memory",
+    ]  # fmt: skip
+
+    def build(self, config: MZETConfig) -> None:
+        """Makes the features and the memory."""
+        width, size = config.text_width, config.character_size
+        self.query = ConstantLinear(width, width)  # attention over the context starts uniform
+        self.key = nn.Linear(width, width, bias=False)
+        self.character_embedding = nn.Embedding(_ALPHABET, size)
+        self.character_filter = nn.Conv1d(size, 2 * size, kernel_size=3, padding=1)
+        self.character_map = nn.Linear(2 * size, width)
+        self.memory_query = nn.Linear(width, width)
+        vocabulary = config.text_config.vocab_size  # type: ignore[union-attr]
+        self.register_buffer("memory", torch.empty(config.memory_slots, width))
+        self.register_buffer("filled", torch.empty(1, dtype=torch.long))
+        table = torch.empty(vocabulary, _CHARACTERS, dtype=torch.uint8)
+        self.register_buffer("characters", table)
+
+    def start_parameters(self) -> None:
+        """Starts with an empty memory and no characters; the filter as its library does."""
+        for buffer in (self.memory, self.filled, self.characters):
+            init.zeros_(buffer)
+        bound = (3 * self.config.character_size) ** -0.5
+        init.uniform_(self.character_filter.weight, -bound, bound)
+        init.zeros_(self.character_filter.bias)
+
+    def add_markers(self, processor: Any) -> None:
+        """Fills, beside the markers, the table of the tokens' characters."""
+        super().add_markers(processor)
+        tokens = processor.tokenizer.convert_ids_to_tokens(range(len(processor.tokenizer)))
+        table = torch.zeros(len(tokens), _CHARACTERS, dtype=torch.uint8)
+        for row, token in enumerate(tokens):
+            codes = [1 + ord(c) % (_ALPHABET - 1) for c in token.removeprefix("##")[:_CHARACTERS]]
+            table[row, : len(codes)] = torch.tensor(codes, dtype=torch.uint8)
+        self.characters = table.to(self.memory.device)
+
+    def character_features(self, input_ids: Tensor, inside: Tensor) -> Tensor:
+        """Features of the mention's characters, (B, d), from its tokens ``inside``, (B, n)."""
+        codes = self.characters[input_ids].long()
+        embedded = self.character_embedding(codes).flatten(0, 1).transpose(1, 2)
+        found = self.character_filter(embedded).amax(-1).view(*input_ids.shape, -1)
+        weights = inside.to(found.dtype).unsqueeze(1)
+        mean = (weights @ found).squeeze(1) / weights.sum(-1).clamp(min=1)
+        return torch.tanh(self.character_map(mean))
+
+    def read(self, mention: Tensor) -> Tensor:
+        """What mentions (B, d) read from the memory by attention over its slots, (B, d)."""
+        count = int(self.filled)
+        if not count:
+            return torch.zeros_like(mention)
+        slots = self.memory[:count].to(mention.dtype)
+        logits = self.memory_query(mention) @ slots.T / mention.shape[-1] ** 0.5
+        return logits.softmax(-1) @ slots
+
+    def write(self, encodings: Tensor) -> None:
+        """Writes the encodings of the seen types into the slots.
+
+        Args:
+            encodings: Shape (S, d).
+
+        Raises:
+            ValueError: If there are more types than slots.
+        """
+        if len(encodings) > len(self.memory):
+            raise ValueError(
+                f"memory_slots: got {len(self.memory)}, expected at least the {len(encodings)} "
+                "seen labels"
+            )
+        with torch.no_grad():
+            memory = self.memory.clone()  # a backward pass may still need what stood there
+            memory[: len(encodings)] = encodings.to(memory.dtype)
+            self.memory = memory
+            self.filled.fill_(len(encodings))
+
+    def associate(self, labels: Tensor) -> Tensor:
+        """Types (K, d) as mixtures of the slots they are like, (K, d); as they are if none is."""
+        count = int(self.filled)
+        if not count:
+            return labels
+        slots = self.memory[:count].to(labels.dtype)
+        likeness = F.normalize(labels, dim=-1) @ F.normalize(slots, dim=-1).T
+        return (likeness / self.config.memory_temperature).softmax(-1) @ slots
+
+    def represent(
+        self,
+        input_ids: Tensor,
+        text: Tensor,
+        image: Tensor | None,
+        span_positions: Any,
+        attention_mask: Tensor | None,
+        image_mask: Tensor | None,
+        noise: dict[str, Tensor] | None,
+    ) -> SampleEncoding:
+        """[words; characters; context; memory]; arguments as of the base class."""
+        del image, image_mask, noise
+        mention = entity_of(self.encoders.mentions(text, span_positions))
+        inside = self.encoders.inside(span_positions, text.shape[1])[:, 0]
+        logits = (self.key(text) @ self.query(mention).unsqueeze(-1)).squeeze(-1)
+        mask = attention_mask if self.config.mask_padding else None
+        context = self.encoders.outside(span_positions, mask, text)
+        weights = masked_softmax(logits / text.shape[-1] ** 0.5, context)
+        pooled = (weights.unsqueeze(1) @ text).squeeze(1)
+        parts = [
+            mention, self.character_features(input_ids, inside), pooled, self.read(mention)
+        ]  # fmt: skip
+        return SampleEncoding(torch.cat(parts, dim=-1), weights)
+
+    def prepare_labels(self, label_embeddings: Tensor) -> Tensor:
+        """Placed projections of the types as mixtures of slots, (K, d_p)."""
+        return super().prepare_labels(self.associate(lorentz.wide(label_embeddings)))
+
+    def classify(
+        self,
+        encoded: Any,
+        label_embeddings: Tensor,
+        attention_mask: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        seen_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        generator_label_embeddings: Tensor | None = None,
+        noise: dict[str, Tensor] | None = None,
+    ) -> ZeroShotTypingOutput:
+        """Writes the memory in training, then scores; arguments as of the base class."""
+        if self.training and labels is not None:
+            seen = label_embeddings if seen_mask is None else label_embeddings[seen_mask.bool()]
+            self.write(seen)
+        return super().classify(
+            encoded, label_embeddings, attention_mask, image_mask, seen_mask, labels,
+            generator_label_embeddings, noise,
+        )  # fmt: skip

@@ -1,0 +1,199 @@
+"""RE-Matching: entities with entities, purified context with context.
+
+Source: Zhao et al. 2023, "RE-Matching: A fine-grained semantic matching method for zero-shot
+relation extraction". A relation's description is split into head entity, tail entity and context;
+a sample matches by a weighted sum of the three likenesses. From the context goes its projection
+onto features that say nothing of the relation; these are learnt adversarially, by turning round the
+gradient of a classification made from them.
+
+A description in three parts separated by ";" ("person; is a member of; organization": head,
+context, tail) is split there; any other one stands as a whole for all three.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .. import lorentz, losses
+from ..configuration_hmgrl import SHARED_PAPER_SETTINGS, ZeroShotTypingConfig
+from ..fusion import Comparison
+from ..outputs import SampleEncoding
+from ..starts import BlockLinear
+from ..zero_shot_typing import TrainingStep
+from .method import Method, entity_of, margin_loss, reversed_gradient
+
+SEPARATOR = ";"
+"""What stands between the parts of a description."""
+
+
+class REMatchingConfig(ZeroShotTypingConfig):
+    """Configuration of :class:`REMatchingForZeroShotTyping`.
+
+    Args:
+        entity_share: Weight of each entity in the match; the context has the rest.
+        margin: Margin against the hardest other relation, on the scale of cosines.
+        weight_margin: Weight of the margin loss.
+        weight_irrelevant: Weight of the adversarial classification.
+        separator_id: Token id of ";", set with the markers.
+    """
+
+    model_type = "hmgrl-re-matching"
+
+    task: Literal["typing", "relation"] = "relation"
+    entity_share: float | int = 0.33
+    margin: float | int = 0.1
+    weight_margin: float | int = 1.0
+    weight_irrelevant: float | int = 0.1
+    separator_id: int | None = None
+
+    @classmethod
+    def paper_settings(cls, task: str) -> dict[str, Any]:
+        """As published: cosines, no classification of its own."""
+        del task
+        return SHARED_PAPER_SETTINGS | {
+            "score_function": "cosine",
+            "weight_classification": 0.0,
+            "weight_irrelevant": 1.0,
+        }
+
+    @property
+    def block_factors(self) -> list[float]:
+        """Head, tail, context."""
+        return [1.0, 1.0, 1.0]
+
+
+@dataclass
+class REMatchingEncoding(SampleEncoding):
+    """Samples of RE-Matching; ``representation`` is [head; tail; purified context].
+
+    Attributes:
+        irrelevant: Features that are to say nothing of the relation, shape (B, d).
+    """
+
+    irrelevant: Tensor = None  # type: ignore[assignment]
+
+
+class REMatchingForZeroShotTyping(Method):
+    """RE-Matching: three likenesses, the context's purified; text alone."""
+
+    config: REMatchingConfig
+    uses_images = False
+    tasks = ("relation",)
+    _keep_in_fp32_modules_strict = [  # noqa: RUF012 - the form the base class asks for
+        "scorer", "context_score", "irrelevant_projection", "entity_map", "context_map",
+        "adversary",
+    ]  # fmt: skip
+
+    def make_scorer(self, config: REMatchingConfig) -> Comparison:
+        """The parts are compared as they are."""
+        return Comparison(config)
+
+    def build(self, config: REMatchingConfig) -> None:
+        """Makes the maps of entities and context and the adversary."""
+        width = config.text_width
+        self.context_score = nn.Linear(width, 1)
+        self.irrelevant_projection = nn.Linear(width, width)
+        similar = config.projection_init == "similarity"
+        self.entity_map = BlockLinear(width, width, [1.0]) if similar else nn.Linear(width, width)
+        self.context_map = BlockLinear(width, width, [1.0]) if similar else nn.Linear(width, width)
+        self.adversary = nn.Linear(width, width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def add_markers(self, processor: Any) -> None:
+        """Learns, beside the markers, which token separates the parts of a description."""
+        super().add_markers(processor)
+        [self.config.separator_id] = processor.tokenizer(
+            SEPARATOR, add_special_tokens=False
+        ).input_ids
+
+    def encode_labels(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Encodes descriptions by parts, (K, 3d): head, tail, context."""
+        return self.encoders.encode_labels(input_ids, attention_mask, pool=self.pool_parts)
+
+    def pool_parts(self, states: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Means of the parts of descriptions.
+
+        Args:
+            states: Shape (K, L, d).
+            ids: Token ids, shape (K, L).
+            mask: Tokens that count, shape (K, L); all if None.
+
+        Returns:
+            [head; tail; context], shape (K, 3d).
+        """
+        counted = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+        whole = losses.masked_mean(states, counted)
+        separator = ids == (-1 if self.config.separator_id is None else self.config.separator_id)
+        separator = separator & counted
+        segment = separator.cumsum(1)
+        last = counted.long().cumsum(1) == counted.sum(1, keepdim=True)
+        inner = counted & ~separator & ~last
+        inner[:, 0] = False  # the tokenizer's own tokens at both ends belong to no part
+        in_three = (separator.sum(1, keepdim=True) == 2).expand(-1, 3)
+        parts = torch.stack([inner & (segment == k) for k in range(3)], dim=1)
+        usable = (in_three & parts.any(-1)).unsqueeze(-1)
+        weights = parts.to(states.dtype)
+        means = weights @ states / weights.sum(-1, keepdim=True).clamp(min=1)
+        head, context, tail = torch.where(usable, means, whole.unsqueeze(1)).unbind(1)
+        return torch.cat([head, tail, context], dim=-1)
+
+    def represent(
+        self,
+        input_ids: Tensor,
+        text: Tensor,
+        image: Tensor | None,
+        span_positions: Any,
+        attention_mask: Tensor | None,
+        image_mask: Tensor | None,
+        noise: dict[str, Tensor] | None,
+    ) -> REMatchingEncoding:
+        """Head, tail, purified context; arguments as of :meth:`ZeroShotTypingModel.represent`."""
+        del input_ids, image, image_mask, noise
+        mentions = self.entity_map(self.dropout(self.encoders.mentions(text, span_positions)))
+        logits = self.context_score(text).squeeze(-1)
+        if self.config.mask_padding and attention_mask is not None:
+            logits = logits.masked_fill(~attention_mask.bool(), -torch.inf)
+        weights = logits.softmax(1)
+        pooled = (weights.unsqueeze(1) @ text).squeeze(1)
+        irrelevant = self.irrelevant_projection(pooled)
+        context = purified(self.context_map(self.dropout(pooled)), irrelevant)
+        return REMatchingEncoding(
+            representation=torch.cat([entity_of(mentions), context], dim=-1),
+            attention=weights,
+            irrelevant=irrelevant,
+        )
+
+    def _weighted(self, parts: Tensor) -> Tensor:
+        """Places each of three parts (N, 3d), so that their product is the weighted sum."""
+        share = self.config.entity_share
+        factors = (share**0.5, share**0.5, (1 - 2 * share) ** 0.5)
+        placed = [self.scorer.place(part, self.curvature()) for part in parts.chunk(3, dim=-1)]
+        return torch.cat([f * part for f, part in zip(factors, placed, strict=True)], dim=-1)
+
+    def prepare_labels(self, label_embeddings: Tensor) -> Tensor:
+        """Places descriptions by parts, (K, 3d)."""
+        return self._weighted(lorentz.wide(label_embeddings))
+
+    def score(self, encoded: SampleEncoding, label_vectors: Tensor) -> Tensor:
+        """Weighted sum of the likenesses of head, tail and context, (B, K)."""
+        samples = self._weighted(encoded.representation)
+        return self.scorer.compare(samples, label_vectors, self.curvature())
+
+    def more_losses(self, step: TrainingStep) -> dict[str, Tensor]:
+        """The margin loss, and the classification that the irrelevant features must fail."""
+        likeness = step.logits / self.scorer.scale
+        context = lorentz.wide(step.label_embeddings).chunk(3, dim=-1)[2]
+        told = self.adversary(reversed_gradient(step.encoded.irrelevant)) @ context.detach().T
+        return {
+            "margin": margin_loss(likeness, step.labels, self.config.margin),
+            "irrelevant": losses.classification_loss(told, step.labels, step.candidates),
+        }
+
+
+def purified(context: Tensor, irrelevant: Tensor) -> Tensor:
+    """Takes the projection onto irrelevant features off the context, (B, d)."""
+    share = (context * irrelevant).sum(-1, keepdim=True)
+    length = irrelevant.square().sum(-1, keepdim=True).clamp(min=1e-12)
+    return context - share / length * irrelevant

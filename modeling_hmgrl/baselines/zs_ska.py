@@ -1,0 +1,174 @@
+"""ZS-SKA: a prompt, virtual label words and analogies.
+
+Source: Gong and Eldardiry 2024, "Prompt-based zero-shot relation extraction with semantic knowledge
+augmentation". ``head [MASK] tail`` follows the sentence, and the state of the mask stands for the
+relation. A label is more than its encoding: the words of its name and their nearest neighbours
+among the encoder's own words are weighed to a virtual word. Samples of unseen relations are made of
+seen ones by analogy: what is close to the seen label moves by the difference of the two labels.
+Scores are distances to the labels as prototypes.
+
+Departures: the knowledge source is the encoder's table of words; the analogy is made on the states
+and not on the input's words, which spares a second encoding of every sample. The processor adds the
+prompt (``HMGRLProcessor(prompt=True)``).
+"""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import lorentz, losses
+from ..configuration_hmgrl import SHARED_PAPER_SETTINGS, ZeroShotTypingConfig
+from ..outputs import SampleEncoding
+from ..starts import ConstantLinear
+from ..zero_shot_typing import TrainingStep
+from .method import Method
+
+
+class ZSSKAConfig(ZeroShotTypingConfig):
+    """Configuration of :class:`ZSSKAForZeroShotTyping`.
+
+    Args:
+        neighbours: Nearest words added to those of a label's name.
+        word_temperature: Temperature of the words' weights.
+        weight_augmented: Weight of the loss on samples made by analogy.
+        mask_token_id: Token id of the mask, set with the markers.
+    """
+
+    model_type = "hmgrl-zs-ska"
+
+    task: Literal["typing", "relation"] = "relation"
+    neighbours: int = 5
+    word_temperature: float | int = 0.1
+    weight_augmented: float | int = 0.5
+    mask_token_id: int | None = None
+
+    @classmethod
+    def paper_settings(cls, task: str) -> dict[str, Any]:
+        """As published: distances and cross-entropy."""
+        del task
+        return SHARED_PAPER_SETTINGS | {
+            "score_function": "euclidean",
+            "classification_loss": "cross_entropy",
+            "weight_augmented": 1.0,
+        }
+
+    @property
+    def block_factors(self) -> list[float]:
+        """The mask."""
+        return [1.0]
+
+
+class ZSSKAForZeroShotTyping(Method):
+    """ZS-SKA: the prompt's mask against labels with virtual words; text alone."""
+
+    config: ZSSKAConfig
+    uses_images = False
+    imagines_labels = True
+    tasks = ("relation",)
+    processor_settings = {"prompt": True}  # noqa: RUF012 - read only
+    _keep_in_fp32_modules_strict = ["scorer", "word_projection"]  # noqa: RUF012 - as it is asked
+
+    def build(self, config: ZSSKAConfig) -> None:
+        """Makes the projection of virtual words, which starts without a say."""
+        size = config.projection_size or config.text_width
+        self.word_projection = ConstantLinear(config.text_width, size)
+
+    def add_markers(self, processor: Any) -> None:
+        """Learns, beside the markers, which token is the mask."""
+        super().add_markers(processor)
+        self.config.mask_token_id = processor.tokenizer.mask_token_id
+
+    def represent(
+        self,
+        input_ids: Tensor,
+        text: Tensor,
+        image: Tensor | None,
+        span_positions: Any,
+        attention_mask: Tensor | None,
+        image_mask: Tensor | None,
+        noise: dict[str, Tensor] | None,
+    ) -> SampleEncoding:
+        """The state of the mask; arguments as of :meth:`ZeroShotTypingModel.represent`.
+
+        Raises:
+            ValueError: If a text has no mask.
+        """
+        del image, span_positions, attention_mask, image_mask, noise
+        masks = input_ids.eq(-1 if self.config.mask_token_id is None else self.config.mask_token_id)
+        if not masks.any(1).all():
+            raise ValueError(
+                "input_ids: a text has no [MASK], expected a processor with prompt=True"
+            )
+        places = torch.arange(masks.shape[1], device=masks.device)
+        last = (masks * places).amax(1)  # a mask in the sentence itself stands before the prompt's
+        return SampleEncoding(text[torch.arange(len(text), device=text.device), last])
+
+    def encode_labels(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Encodes labels, (K, 2d): [encoding; virtual word]."""
+        return self.encoders.encode_labels(input_ids, attention_mask, pool=self.pool_words)
+
+    def pool_words(self, states: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Encodings and virtual words of labels.
+
+        Args:
+            states: Shape (K, L, d).
+            ids: Token ids, shape (K, L), the tokenizer's own at both ends.
+            mask: Tokens that count, shape (K, L); all if None.
+
+        Returns:
+            Shape (K, 2d).
+        """
+        counted = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+        encoding = losses.masked_mean(states, counted)
+        words = counted.clone()
+        words[:, 0] = False
+        words &= counted.long().cumsum(1) < counted.sum(1, keepdim=True)
+        words |= ~words.any(1, keepdim=True) & counted
+        embeddings: Any = self.get_input_embeddings()
+        table = lorentz.wide(embeddings.weight.detach())
+        own = table[ids]
+        center = losses.masked_mean(own, words)
+        likeness = F.normalize(center, dim=-1) @ F.normalize(table, dim=-1).T
+        near = likeness.topk(min(self.config.neighbours, len(table)), dim=1).indices
+        candidates = torch.cat([own, table[near]], dim=1)
+        present = torch.cat([words, torch.ones_like(near, dtype=torch.bool)], dim=1)
+        logits = F.cosine_similarity(candidates, center.unsqueeze(1), dim=-1)
+        logits = (logits / self.config.word_temperature).masked_fill(~present, -torch.inf)
+        virtual = (logits.softmax(1).unsqueeze(1) @ candidates).squeeze(1)
+        return torch.cat([encoding, virtual], dim=-1)
+
+    def prepare_labels(self, label_embeddings: Tensor) -> Tensor:
+        """Placed projections of encoding and virtual word, (K, d_p)."""
+        encoding, virtual = lorentz.wide(label_embeddings).chunk(2, dim=-1)
+        projected = self.scorer.project_labels(encoding) + self.word_projection(virtual)
+        return self.scorer.place(projected, self.curvature())
+
+    def more_losses(self, step: TrainingStep) -> dict[str, Tensor]:
+        """Cross-entropy of samples made by analogy, over the unseen labels they are made for."""
+        unseen = step.generator_labels
+        if unseen is None or not self.config.weight_augmented:
+            return {}
+        h = step.encoded.representation
+        width = h.shape[-1]
+        target = torch.randint(len(unseen), (len(h),), device=h.device)
+        seen = lorentz.wide(step.label_embeddings)[step.labels, :width].detach()
+        made = analogy(h, seen, lorentz.wide(unseen)[target, :width])
+        logits = self.score(SampleEncoding(made), self.prepare_labels(unseen))
+        return {"augmented": losses.classification_loss(logits, target)}
+
+
+def analogy(h: Tensor, seen: Tensor, unseen: Tensor) -> Tensor:
+    """Moves states by the difference of two labels, as far as they are close to the first.
+
+    Args:
+        h: States, shape (B, d).
+        seen: Encodings of their labels, shape (B, d).
+        unseen: Encodings of the labels that samples are wanted of, shape (B, d).
+
+    Returns:
+        ``h + max(0, cos(h, seen)) (unseen - seen)``, shape (B, d).
+    """
+    close = F.cosine_similarity(h, seen, dim=-1).clamp(min=0).unsqueeze(1)
+    return h + close * (unseen - seen)

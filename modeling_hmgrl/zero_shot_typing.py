@@ -1,0 +1,404 @@
+"""The contract that every method answers, and the part of it that is the same for all.
+
+A method says what it makes of encoder states (:meth:`ZeroShotTypingModel.represent`), how it scores
+that against labels, and which losses it adds. Encoding, the choice of labels, calibration and the
+sum of the losses stand here. The labels are an argument of every call, never a weight.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.utils import logging
+
+from . import lorentz, losses
+from .configuration_hmgrl import ZeroShotTypingConfig
+from .encoders import Encoders, HMGRLPreTrainedModel, without_pooler
+from .fusion import LabelScorer
+from .outputs import ZeroShotTypingOutput
+
+
+def _pretrained(encoder: str | PreTrainedModel) -> PreTrainedModel:
+    """An encoder by name or as it is, without the pooling layer that nothing here reads."""
+    if not isinstance(encoder, str):
+        if getattr(encoder, "pooler", None) is not None:
+            encoder.pooler = None
+        return encoder
+    options = without_pooler(AutoConfig.from_pretrained(encoder))
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # a checkpoint's pooler and heads are left out on purpose
+    try:
+        model, info = AutoModel.from_pretrained(encoder, output_loading_info=True, **options)
+    finally:
+        logging.set_verbosity(verbosity)
+    if info["missing_keys"]:
+        raise ValueError(
+            f"encoder {encoder!r}: its checkpoint lacks {sorted(info['missing_keys'])[:5]}, "
+            f"expected all weights of {type(model).__name__}"
+        )
+    return model
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """What the losses of a batch are made of.
+
+    Attributes:
+        encoded: Samples, as of :meth:`ZeroShotTypingModel.encode`.
+        logits: Scores, shape (B, K).
+        label_embeddings: Label encodings, shape (K, d).
+        labels: Index of the true label, shape (B,).
+        candidates: Labels with training samples, bool, shape (K,); all if None.
+        text_mask: Tokens that count, shape (B, n); all if None.
+        image_mask: Samples that have a picture, shape (B,); all if None.
+        generator_labels: Encodings of labels without samples, shape (U, d), or None.
+        noise: Noise to use in place of fresh noise, by name.
+    """
+
+    encoded: Any
+    logits: Tensor
+    label_embeddings: Tensor
+    labels: Tensor
+    candidates: Tensor | None
+    text_mask: Tensor | None
+    image_mask: Tensor | None
+    generator_labels: Tensor | None
+    noise: dict[str, Tensor]
+
+
+class ZeroShotTypingModel(HMGRLPreTrainedModel):
+    """Base class of all methods for generalized zero-shot typing.
+
+    A subclass sets ``scorer`` or overrides :meth:`prepare_labels` and :meth:`score`.
+
+    Args:
+        config: Configuration.
+        text_model: Text encoder to use instead of a new one.
+        vision_model: Image encoder to use instead of a new one.
+    """
+
+    base_model_prefix = "backbone"
+    uses_images = True
+    """Whether the method looks at pictures."""
+    tasks: tuple[str, ...] = ("typing", "relation")
+    """Tasks the method is made for."""
+    processor_settings: dict[str, Any] = {}  # noqa: RUF012 - read only
+    """Arguments that its processor must be made with."""
+    imagines_labels = False
+    """Whether training makes use of labels that have no samples (the generator's)."""
+    config: ZeroShotTypingConfig
+    scorer: LabelScorer
+
+    @property
+    def encoders(self) -> Encoders:
+        """Text and image encoder."""
+        return getattr(self, self.base_model_prefix)
+
+    @classmethod
+    def from_backbones(
+        cls,
+        text: str | PreTrainedModel,
+        vision: str | PreTrainedModel | None = None,
+        *,
+        processor: Any | None = None,
+        paper_settings: bool = False,
+        **settings: Any,
+    ) -> Any:
+        """Starts from pretrained encoders, with new parameters elsewhere.
+
+        Args:
+            text: Text encoder: a model, a folder or a Hub name.
+            vision: Image encoder: a model, a folder or a Hub name; None for text alone.
+            processor: Processor whose tokenizer has the marker tokens; the embeddings grow to it,
+                and the markers start as the punctuation that stands for them
+                (:attr:`HMGRLProcessor.marker_initials`).
+            paper_settings: Whether to start from the method's settings as published.
+            **settings: Fields of the method's configuration.
+
+        Returns:
+            The model, in evaluation mode as :meth:`from_pretrained` leaves it.
+        """
+        text_model = _pretrained(text)
+        vision_model = None if vision is None else _pretrained(vision)
+        make = cls.config_class.paper if paper_settings else cls.config_class
+        config = make(
+            attn_implementation=text_model.config._attn_implementation,  # building it sets both
+            text_config=text_model.config,
+            vision_config=None if vision_model is None else vision_model.config,
+            **settings,
+        )
+        model = cls(config, text_model, vision_model)
+        if processor is not None:
+            model.add_markers(processor)
+        return model.eval()
+
+    @torch.no_grad()
+    def add_markers(self, processor: Any) -> None:
+        """Grows the token embeddings to the processor's tokenizer and starts the markers.
+
+        Args:
+            processor: A :class:`HMGRLProcessor`.
+        """
+        tokenizer = processor.tokenizer
+        self.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        weight: Any = self.get_input_embeddings().weight
+        for marker, initial in processor.marker_initials.items():
+            source = tokenizer(initial, add_special_tokens=False).input_ids
+            weight[tokenizer.convert_tokens_to_ids(marker)] = weight[source].mean(0)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Returns the token embeddings of the text encoder."""
+        return self.encoders.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Sets the token embeddings of the text encoder."""
+        self.encoders.set_input_embeddings(value)
+
+    def encode_labels(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Encodes labels once, for use as ``label_embeddings``; see :class:`Encoders`."""
+        return self.encoders.encode_labels(input_ids, attention_mask)
+
+    def encode_image(self, pixel_values: Tensor) -> Tensor:
+        """Encodes pictures once, for use as ``image_features``; see :class:`Encoders`."""
+        return self.encoders.encode_image(pixel_values)
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        span_positions: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_features: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        noise: dict[str, Tensor] | None = None,
+        text_features: Tensor | None = None,
+    ) -> Any:
+        """Encodes samples, for :meth:`score`; arguments as of :meth:`forward`.
+
+        Returns:
+            What the method knows of the samples, a ModelOutput of tensors whose first axis is the
+            batch; its ``representation`` (B, D) stands for the sample.
+        """
+        if text_features is None:
+            text_features = self.encoders.encode_text(input_ids, attention_mask)
+        image = image_features
+        if image is None and pixel_values is not None:
+            image = self.encoders.encode_image(pixel_values, image_mask)
+        self.encoders.check_spans(span_positions)
+        text = lorentz.wide(text_features)
+        with lorentz.full_precision(text.device):
+            if image is not None:
+                image = self.encoders.project_image(image)
+                if image_mask is None:
+                    image_mask = torch.ones(len(image), dtype=torch.bool, device=image.device)
+            return self.represent(
+                input_ids, text, image, span_positions, attention_mask, image_mask, noise
+            )
+
+    def represent(
+        self,
+        input_ids: Tensor,
+        text: Tensor,
+        image: Tensor | None,
+        span_positions: Any,
+        attention_mask: Tensor | None,
+        image_mask: Tensor | None,
+        noise: dict[str, Tensor] | None,
+    ) -> Any:
+        """What the method makes of encoder states.
+
+        Args:
+            input_ids: Token ids, shape (B, n).
+            text: Text states, shape (B, n, d).
+            image: Image states at the text's width, shape (B, m, d), or None; 0 where a sample has
+                no picture.
+            span_positions: Token positions of the markers, shape (B, spans, 2).
+            attention_mask: 1 where there is a token, shape (B, n).
+            image_mask: Samples that have a picture, shape (B,); None without pictures.
+            noise: Noise to use in place of fresh noise.
+
+        Returns:
+            As :meth:`encode`.
+        """
+        raise NotImplementedError(f"{type(self).__name__}: expected a method represent")
+
+    def curvature(self) -> Any:
+        """Squared radius of the hyperboloid, for geodesic scores."""
+        return self.config.squared_radius
+
+    def prepare_labels(self, label_embeddings: Tensor) -> Tensor:
+        """Does all of scoring that depends on the labels alone, so that it can be kept.
+
+        Args:
+            label_embeddings: Label encodings, shape (K, d), as of :meth:`encode_labels`.
+
+        Returns:
+            Label vectors for :meth:`score`, shape (K, d_p).
+        """
+        with lorentz.full_precision(label_embeddings.device):
+            projected = self.scorer.project_labels(lorentz.wide(label_embeddings))
+            return self.scorer.place(projected, self.curvature())
+
+    def score(self, encoded: Any, label_vectors: Tensor) -> Tensor:
+        """Scores encoded samples against prepared labels.
+
+        Args:
+            encoded: Samples as of :meth:`encode`.
+            label_vectors: Shape (K, d_p), as of :meth:`prepare_labels`.
+
+        Returns:
+            Logits, shape (B, K).
+        """
+        h, c = encoded.representation, self.curvature()
+        with lorentz.full_precision(h.device):
+            samples = self.scorer.place(self.scorer.project_samples(h), c)
+            return self.scorer.compare(samples, label_vectors, c)
+
+    def classification_loss(self, step: TrainingStep) -> Tensor:
+        """Loss of the scores of real samples, over the seen labels; see :mod:`losses`."""
+        if self.config.classification_loss == "ranking":
+            margin = self.config.ranking_margin
+            return losses.ranking_loss(step.logits, step.labels, margin, step.candidates)
+        return losses.classification_loss(step.logits, step.labels, step.candidates)
+
+    def loss_terms(self, step: TrainingStep) -> dict[str, Tensor]:
+        """All loss terms by name, before their weights."""
+        return {"classification": self.classification_loss(step)} | self.more_losses(step)
+
+    def more_losses(self, step: TrainingStep) -> dict[str, Tensor]:
+        """Further loss terms by name; the config holds ``weight_{name}`` for each.
+
+        Args:
+            step: What the losses are made of.
+        """
+        del step
+        return {}
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        span_positions: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_features: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        label_input_ids: Tensor | None = None,
+        label_attention_mask: Tensor | None = None,
+        label_embeddings: Tensor | None = None,
+        seen_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        generator_label_input_ids: Tensor | None = None,
+        generator_label_attention_mask: Tensor | None = None,
+        generator_label_embeddings: Tensor | None = None,
+        noise: dict[str, Tensor] | None = None,
+        text_features: Tensor | None = None,
+    ) -> ZeroShotTypingOutput:
+        """Scores samples against labels and, with ``labels``, computes the loss.
+
+        Args:
+            input_ids: Token ids, shape (B, n).
+            attention_mask: 1 where there is a token, shape (B, n).
+            span_positions: Token positions of the opening and closing marker of each mention,
+                shape (B, spans, 2).
+            pixel_values: Pictures, shape (B, 3, height, width), or None for texts alone.
+            image_features: Image encoder's states, shape (B, m, d'), instead of pictures.
+            image_mask: Samples that have a picture, shape (B,); all if None.
+            label_input_ids: Token ids of the K labels to score, shape (K, L).
+            label_attention_mask: 1 where there is a token, shape (K, L).
+            label_embeddings: Label encodings, shape (K, d), instead of token ids.
+            seen_mask: Which labels had training samples, bool, shape (K,).
+            labels: Index of the true label, shape (B,); it must be a seen one.
+            generator_label_input_ids: Token ids of the labels to imagine samples of, (U, L').
+            generator_label_attention_mask: 1 where there is a token, shape (U, L').
+            generator_label_embeddings: Their encodings, shape (U, d), instead of token ids.
+            noise: Noise to use in place of fresh noise, by name, for methods that draw any.
+            text_features: Text encoder's states, shape (B, n, d), instead of encoding the texts.
+
+        Returns:
+            :class:`ZeroShotTypingOutput`.
+
+        Raises:
+            ValueError: If no labels are given, or the spans do not fit the task.
+        """
+        encoded = self.encode(
+            input_ids,
+            attention_mask,
+            span_positions,
+            pixel_values,
+            image_features,
+            image_mask,
+            noise,
+            text_features,
+        )
+        if label_embeddings is None:
+            if label_input_ids is None:
+                raise ValueError("label_input_ids or label_embeddings: expected one of them")
+            label_embeddings = self.encode_labels(label_input_ids, label_attention_mask)
+        wanted = self.imagines_labels and generator_label_embeddings is None
+        if wanted and generator_label_input_ids is not None:
+            with torch.no_grad():  # the losses of synthetic samples do not train the encoder
+                generator_label_embeddings = self.encode_labels(
+                    generator_label_input_ids, generator_label_attention_mask
+                )
+        return self.classify(
+            encoded,
+            label_embeddings,
+            attention_mask,
+            image_mask,
+            seen_mask,
+            labels,
+            generator_label_embeddings,
+            noise,
+        )
+
+    def classify(
+        self,
+        encoded: Any,
+        label_embeddings: Tensor,
+        attention_mask: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        seen_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        generator_label_embeddings: Tensor | None = None,
+        noise: dict[str, Tensor] | None = None,
+    ) -> ZeroShotTypingOutput:
+        """Scores encoded samples against label encodings; arguments as of :meth:`forward`."""
+        h = encoded.representation
+        with lorentz.full_precision(h.device):
+            logits = self.score(encoded, self.prepare_labels(label_embeddings))
+            terms = None
+            if labels is not None:
+                step = TrainingStep(
+                    encoded,
+                    logits,
+                    label_embeddings,
+                    labels,
+                    None if seen_mask is None else seen_mask.bool(),
+                    attention_mask if self.config.mask_padding else None,
+                    image_mask,
+                    generator_label_embeddings,
+                    noise or {},
+                )
+                terms = self.loss_terms(step)
+        calibrated = None
+        if seen_mask is not None:
+            calibrated = logits - self.config.calibration_gamma * seen_mask.to(logits.dtype)
+        loss = None
+        if terms is not None:
+            loss = sum(
+                getattr(self.config, f"weight_{name}") * term for name, term in terms.items()
+            )
+        return ZeroShotTypingOutput(
+            loss=loss,
+            loss_terms=terms,
+            logits=logits,
+            calibrated_logits=calibrated,
+            representation=h,
+            label_embeddings=label_embeddings,
+            attention=encoded.get("attention"),
+        )
+
+
+__all__ = ["ZeroShotTypingModel"]
