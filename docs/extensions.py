@@ -67,10 +67,16 @@ class Docstrings(griffe.Extension):
             # A default that griffe makes up for *args and **kwargs, and that nobody wrote.
             if parameter.kind in _VARIADIC:
                 parameter.default = None
-        if part.is_class and any(str(made.value) == "strict" for made in part.decorators):
+        if part.is_class and _is_configuration(part):
             part.set_member("__init__", _initializer(part))
         for member in part.members.values():
             self._visit(member)
+
+
+def _is_configuration(part: griffe.Class) -> bool:
+    """Whether a class's fields make its initializer: by `strict`, or by a base that has it."""
+    strict = any(str(made.value) == "strict" for made in part.decorators)
+    return strict or any(str(base) == "ZeroShotTypingConfig" for base in part.bases)
 
 
 def _initializer(part: griffe.Class) -> griffe.Function:
@@ -83,7 +89,7 @@ def _initializer(part: griffe.Class) -> griffe.Function:
             default=attribute.value,
         )
         for attribute in part.attributes.values()
-        if attribute.annotation is not None
+        if attribute.annotation is not None and "property" not in attribute.labels
     ]
     itself = griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)
     return griffe.Function("__init__", parameters=griffe.Parameters(itself, *fields))

@@ -38,8 +38,10 @@ SCORINGS: dict[str, dict[str, Any]] = {
     # as recommended: cosine with a learnt temperature, cross-entropy, labels in words, projections
     # that start at plain label similarity
     "corrected": {},
+    # the same, with relations compared by parts: head, tail and what lies between
+    "parts": {"label_parts": True},
 }
-"""Settings of every method, in two ways of scoring."""
+"""Settings of every method, in three ways of scoring."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ class Cell:
             return self.label_text
         if self.scoring == "published" or SETTINGS[self.setting].paper:
             return "described" if self.method == "dbzfet" else "raw"
+        if self.scoring == "parts":
+            return "verbalised" if self.method == "zs_ska" else "parts"
         return {"dbzfet": "described", "re_matching": "parts"}.get(self.method, "verbalised")
 
 
@@ -195,6 +199,12 @@ def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
     return {"cell": asdict(cell), "seconds": time.perf_counter() - started, **report}
 
 
+def _scoring(cell: Cell, method: Any) -> dict[str, Any]:
+    """Settings of a cell's scoring; a method that has parts of its own, or none, keeps to that."""
+    settings = SCORINGS[cell.scoring]
+    return settings if method.takes_label_parts else settings | {"label_parts": False}
+
+
 def _has_pictures(data: GZSData) -> bool:
     return bool(data.report.to_dict().get("images", {}).get("found", 0))
 
@@ -217,7 +227,7 @@ def _trained(
         paper_settings=setting.paper,
         task=data.task,
         **{
-            **({} if setting.paper else SCORINGS[cell.scoring]),
+            **({} if setting.paper else _scoring(cell, method)),
             **setting.model,
             **dict(cell.changes),
         },

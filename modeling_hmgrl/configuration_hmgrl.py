@@ -67,6 +67,11 @@ class ZeroShotTypingConfig(PreTrainedConfig):
         squared_radius: Squared radius c of the hyperboloid (curvature -1/c), for geodesic scores
             and hyperbolic layers.
         projection_size: Width d_p of the score space; the text encoder's width if None.
+        label_parts: Whether a relation's label is compared by parts, as RE-Matching does: a text
+            "head; relation; tail" gives an encoding for each, and head and tail of the label start
+            against head and tail of the sample. Any other text stands whole for all three. False
+            in the paper.
+        separator_id: Token id of ";", set with the markers.
         dropout: Dropout before the two projections.
         ranking_margin: Margin of the ranking loss.
         temperature_init: Temperature at the start of cosine scores and cosine contrast.
@@ -98,6 +103,8 @@ class ZeroShotTypingConfig(PreTrainedConfig):
     projection_init: Literal["similarity", "random"] = "similarity"
     squared_radius: float | int = 1.0
     projection_size: int | None = None
+    label_parts: bool = False
+    separator_id: int | None = None
     dropout: float | int = 0.1
     ranking_margin: float | int = 1.0
     temperature_init: float | int = 0.05
@@ -166,6 +173,10 @@ class ZeroShotTypingConfig(PreTrainedConfig):
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 or more")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: got {self.dropout}, expected a number in [0, 1)")
+        if self.label_parts and self.task != "relation":
+            raise ValueError(
+                f"label_parts: got True for task {self.task!r}, expected it for 'relation' only"
+            )
         if self.projection_size is not None and self.projection_size < 1:
             raise ValueError(
                 f"projection_size: got {self.projection_size}, expected a positive number or None"
@@ -189,6 +200,26 @@ class ZeroShotTypingConfig(PreTrainedConfig):
         in blocks for all.
         """
         raise NotImplementedError(f"{type(self).__name__}: expected block_factors")
+
+    @property
+    def first_mention(self) -> int:
+        """Index of the block of the representation that holds the first mention."""
+        return 0
+
+    @property
+    def part_factors(self) -> list[list[float]]:
+        """:attr:`block_factors` for each part of a label: whole, or head, tail, context."""
+        whole = self.block_factors
+        if not self.label_parts:
+            return [whole]
+        at = self.first_mention
+        mentions = [[float(k == at + side) for k in range(len(whole))] for side in (0, 1)]
+        return [*mentions, whole]
+
+    @property
+    def label_width(self) -> int:
+        """Width of a label's encoding."""
+        return len(self.part_factors) * self.text_width
 
     @property
     def representation_size(self) -> int:
@@ -286,6 +317,11 @@ class HMGRLConfig(ZeroShotTypingConfig):
         for name in ("bottleneck_size", "generator_latent_size"):
             if getattr(self, name) < 2:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected 2 or more")
+        if self.label_parts and self.generator_condition == "mention":
+            raise ValueError(
+                "generator_condition: got 'mention' with label_parts, whose encodings are wider; "
+                "expected 'label'"
+            )
         if self.hyperbolic_translation and self.learnable_curvature:
             raise ValueError(
                 "hyperbolic_translation and learnable_curvature: a learnt point cannot stay on a "
@@ -299,6 +335,11 @@ class HMGRLConfig(ZeroShotTypingConfig):
         q = mean of the mentions + pooled tokens; h_CLS starts without a say.
         """
         return [0.0, *[1 / self.num_spans] * self.num_spans, 1.0]
+
+    @property
+    def first_mention(self) -> int:
+        """h_CLS stands before the mentions."""
+        return 1
 
 
 __all__ = ["PAPER_SETTINGS", "PAPER_TASK_WEIGHTS", "HMGRLConfig", "ZeroShotTypingConfig"]

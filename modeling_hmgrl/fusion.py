@@ -115,6 +115,7 @@ class Comparison(nn.Module):
     def __init__(self, config: ZeroShotTypingConfig) -> None:
         super().__init__()
         self.kind, self.temperature_init = config.score_function, config.temperature_init
+        self.parts = len(config.part_factors)
         self.log_scale = None if self.kind == "dot" else nn.Parameter(torch.empty(1))
 
     def reset_parameters(self) -> None:
@@ -135,11 +136,12 @@ class Comparison(nn.Module):
             c: Squared radius of the hyperboloid, for geodesic scores.
 
         Returns:
-            Of length 1 for cosine, points of the hyperboloid (..., d_p + 1) for geodesic scores, as
-            given otherwise; shape (..., d_p).
+            Of length 1 for cosine, all parts of a label having the same share in it; points of the
+            hyperboloid (..., d_p + 1) for geodesic scores; as given otherwise, shape (..., d_p).
         """
         if self.kind == "cosine":
-            return F.normalize(x, dim=-1)
+            parts = x.unflatten(-1, (self.parts, x.shape[-1] // self.parts))
+            return F.normalize(parts, dim=-1).flatten(-2) / self.parts**0.5
         if self.kind == "geodesic":
             return lorentz.expmap0(lorentz.clip_norm(x, lorentz.clip_radius(c)), c)
         return x
@@ -185,11 +187,13 @@ class LabelScorer(Comparison):
         size = config.projection_size or width
         self.dropout = nn.Dropout(config.dropout)
         if config.projection_init == "similarity":
-            self.sample_projection: nn.Linear = BlockLinear(width, size, config.block_factors)
-            self.label_projection: nn.Linear = BlockLinear(width, size, [1])
+            each = [[float(i == j) for j in range(self.parts)] for i in range(self.parts)]
+            self.sample_projection: nn.Linear = BlockLinear(width, size, config.part_factors)
+            self.label_projection: nn.Linear = BlockLinear(width, size, each)
         else:
+            size = self.parts * size
             self.sample_projection = nn.Linear(config.representation_size, size)
-            self.label_projection = nn.Linear(width, size)
+            self.label_projection = nn.Linear(config.label_width, size)
 
     def project_samples(self, h: Tensor) -> Tensor:
         """Projects representations, (..., D) to (..., d_p)."""

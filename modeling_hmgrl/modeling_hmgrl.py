@@ -47,7 +47,7 @@ class HMGRLForZeroShotTyping(ZeroShotTypingModel):
         self.hmgrl = HMGRLModel(config, text_model, vision_model)
         self.hmcvae = HMCVAE(
             config.representation_size,
-            config.text_width,
+            config.label_width,
             config.generator_latent_size,
             config.hmcvae_layer,
             wrapped=config.latent == "wrapped_normal",

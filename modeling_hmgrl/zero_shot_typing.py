@@ -6,6 +6,7 @@ sum of the losses stand here. The labels are an argument of every call, never a 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from . import lorentz, losses
 from .configuration_hmgrl import ZeroShotTypingConfig
 from .encoders import Encoders, HMGRLPreTrainedModel, without_pooler
 from .fusion import LabelScorer
+from .label_parts import SEPARATOR, pool_parts
 from .outputs import ZeroShotTypingOutput
 
 
@@ -86,6 +88,8 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
     """Tasks the method is made for."""
     processor_settings: dict[str, Any] = {}  # noqa: RUF012 - read only
     """Arguments that its processor must be made with."""
+    takes_label_parts = True
+    """Whether its labels can be compared by parts (``config.label_parts``)."""
     imagines_labels = False
     """Whether training makes use of labels that have no samples (the generator's)."""
     config: ZeroShotTypingConfig
@@ -142,6 +146,7 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
             processor: A :class:`HMGRLProcessor`.
         """
         tokenizer = processor.tokenizer
+        [self.config.separator_id] = tokenizer(SEPARATOR, add_special_tokens=False).input_ids
         self.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         weight: Any = self.get_input_embeddings().weight
         for marker, initial in processor.marker_initials.items():
@@ -157,8 +162,29 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
         self.encoders.set_input_embeddings(value)
 
     def encode_labels(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Encodes labels once, for use as ``label_embeddings``; see :class:`Encoders`."""
+        """Encodes labels once, for use as ``label_embeddings``; see :class:`Encoders`.
+
+        Args:
+            input_ids: Token ids, shape (K, L).
+            attention_mask: 1 where there is a token, shape (K, L).
+
+        Returns:
+            Label encodings, shape (K, d); with ``config.label_parts`` [head; tail; context],
+            shape (K, 3d).
+        """
+        if self.config.label_parts:
+            return self.encode_parts(input_ids, attention_mask)
         return self.encoders.encode_labels(input_ids, attention_mask)
+
+    def encode_parts(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        encoders: Encoders | None = None,
+    ) -> Tensor:
+        """Encodes labels by parts, (K, 3d), with other encoders if any are named."""
+        pool = partial(pool_parts, separator_id=self.config.separator_id)
+        return (encoders or self.encoders).encode_labels(input_ids, attention_mask, pool=pool)
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
         """Encodes pictures once, for use as ``image_features``; see :class:`Encoders`."""

@@ -38,6 +38,11 @@ class Method(ZeroShotTypingModel):
             raise ValueError(
                 f"vision_config: {config.model_type} is a method of text alone, expected None"
             )
+        if config.label_parts and not self.takes_label_parts:
+            raise ValueError(
+                f"label_parts: got True, expected False for {config.model_type}, whose labels are "
+                "compared in a way of its own"
+            )
         super().__init__(config)
         self.backbone = Encoders(config, text_model, vision_model)
         self.scorer = self.make_scorer(config)

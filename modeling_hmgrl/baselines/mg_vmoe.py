@@ -75,6 +75,11 @@ class MGVMoEConfig(ZeroShotTypingConfig):
         """As of HMGRL: [h_CLS; mentions; pooled fusion]."""
         return [0.0, *[1 / self.num_spans] * self.num_spans, 1.0]
 
+    @property
+    def first_mention(self) -> int:
+        """h_CLS stands before the mentions."""
+        return 1
+
 
 class Mixture(NamedTuple):
     """What the experts make of tokens.

@@ -24,9 +24,6 @@ from ..starts import BlockLinear
 from ..zero_shot_typing import TrainingStep
 from .method import Method, entity_of, margin_loss, reversed_gradient
 
-SEPARATOR = ";"
-"""What stands between the parts of a description."""
-
 
 class REMatchingConfig(ZeroShotTypingConfig):
     """Configuration of :class:`REMatchingForZeroShotTyping`.
@@ -36,7 +33,6 @@ class REMatchingConfig(ZeroShotTypingConfig):
         margin: Margin against the hardest other relation, on the scale of cosines.
         weight_margin: Weight of the margin loss.
         weight_irrelevant: Weight of the adversarial classification.
-        separator_id: Token id of ";", set with the markers.
     """
 
     model_type = "hmgrl-re-matching"
@@ -46,7 +42,6 @@ class REMatchingConfig(ZeroShotTypingConfig):
     margin: float | int = 0.1
     weight_margin: float | int = 1.0
     weight_irrelevant: float | int = 0.1
-    separator_id: int | None = None
 
     @classmethod
     def paper_settings(cls, task: str) -> dict[str, Any]:
@@ -80,6 +75,7 @@ class REMatchingForZeroShotTyping(Method):
 
     config: REMatchingConfig
     uses_images = False
+    takes_label_parts = False  # it has them always
     tasks = ("relation",)
     _keep_in_fp32_modules_strict = [  # noqa: RUF012 - the form the base class asks for
         "scorer", "context_score", "irrelevant_projection", "entity_map", "context_map",
@@ -96,48 +92,16 @@ class REMatchingForZeroShotTyping(Method):
         self.context_score = nn.Linear(width, 1)
         self.irrelevant_projection = nn.Linear(width, width)
         similar = config.projection_init == "similarity"
-        self.entity_map = BlockLinear(width, width, [1.0]) if similar else nn.Linear(width, width)
-        self.context_map = BlockLinear(width, width, [1.0]) if similar else nn.Linear(width, width)
+        self.entity_map = BlockLinear(width, width, [[1.0]]) if similar else nn.Linear(width, width)
+        self.context_map = (
+            BlockLinear(width, width, [[1.0]]) if similar else nn.Linear(width, width)
+        )
         self.adversary = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def add_markers(self, processor: Any) -> None:
-        """Learns, beside the markers, which token separates the parts of a description."""
-        super().add_markers(processor)
-        [self.config.separator_id] = processor.tokenizer(
-            SEPARATOR, add_special_tokens=False
-        ).input_ids
-
     def encode_labels(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Encodes descriptions by parts, (K, 3d): head, tail, context."""
-        return self.encoders.encode_labels(input_ids, attention_mask, pool=self.pool_parts)
-
-    def pool_parts(self, states: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
-        """Means of the parts of descriptions.
-
-        Args:
-            states: Shape (K, L, d).
-            ids: Token ids, shape (K, L).
-            mask: Tokens that count, shape (K, L); all if None.
-
-        Returns:
-            [head; tail; context], shape (K, 3d).
-        """
-        counted = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-        whole = losses.masked_mean(states, counted)
-        separator = ids == (-1 if self.config.separator_id is None else self.config.separator_id)
-        separator = separator & counted
-        segment = separator.cumsum(1)
-        last = counted.long().cumsum(1) == counted.sum(1, keepdim=True)
-        inner = counted & ~separator & ~last
-        inner[:, 0] = False  # the tokenizer's own tokens at both ends belong to no part
-        in_three = (separator.sum(1, keepdim=True) == 2).expand(-1, 3)
-        parts = torch.stack([inner & (segment == k) for k in range(3)], dim=1)
-        usable = (in_three & parts.any(-1)).unsqueeze(-1)
-        weights = parts.to(states.dtype)
-        means = weights @ states / weights.sum(-1, keepdim=True).clamp(min=1)
-        head, context, tail = torch.where(usable, means, whole.unsqueeze(1)).unbind(1)
-        return torch.cat([head, tail, context], dim=-1)
+        return self.encode_parts(input_ids, attention_mask)
 
     def represent(
         self,

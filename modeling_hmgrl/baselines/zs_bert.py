@@ -54,6 +54,11 @@ class ZSBERTConfig(ZeroShotTypingConfig):
         """[h_CLS; head; tail]: the mentions, with the same share each."""
         return [0.0, *[1 / self.num_spans] * self.num_spans]
 
+    @property
+    def first_mention(self) -> int:
+        """h_CLS stands before the mentions."""
+        return 1
+
 
 class ZSBERTForZeroShotTyping(Method):
     """ZS-BERT: attribute vectors in the space of a frozen encoder; text alone."""
@@ -74,9 +79,9 @@ class ZSBERTForZeroShotTyping(Method):
         self.description = Encoders(frozen, copy.deepcopy(self.backbone.text_model))
         width = config.text_width
         if config.projection_init == "similarity":
-            self.attribute: nn.Linear = BlockLinear(width, width, config.block_factors)
+            self.attribute: nn.Linear = BlockLinear(width, width, config.part_factors)
         else:
-            self.attribute = nn.Linear(config.representation_size, width)
+            self.attribute = nn.Linear(config.representation_size, config.label_width)
         self.dropout = nn.Dropout(config.dropout)
 
     def add_markers(self, processor: Any) -> None:
@@ -88,6 +93,8 @@ class ZSBERTForZeroShotTyping(Method):
     def encode_labels(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Encodes descriptions with the encoder that is never trained."""
         with torch.no_grad():
+            if self.config.label_parts:
+                return self.encode_parts(input_ids, attention_mask, self.description)
             return self.description.encode_labels(input_ids, attention_mask)
 
     def represent(

@@ -66,6 +66,7 @@ class ZSSKAForZeroShotTyping(Method):
     config: ZSSKAConfig
     uses_images = False
     imagines_labels = True
+    takes_label_parts = False
     tasks = ("relation",)
     processor_settings = {"prompt": True}  # noqa: RUF012 - read only
     _keep_in_fp32_modules_strict = ["scorer", "word_projection"]  # noqa: RUF012 - as it is asked
