@@ -252,6 +252,8 @@ class HMGRLConfig(ZeroShotTypingConfig):
             :class:`variational.HVIB`); False in the paper.
         generator_draws: Whether the synthetic samples of a label are "averaged" before they are
             scored (paper) or scored "each" for itself.
+        generator_samples: Synthetic samples of each label in a step; as many as the batch has samples
+            if 0, as in the paper.
         generator_condition: What HMCVAE is conditioned on when it learns from real samples: the
             "mention" (paper, eq. 9) or the encoding of the true "label", as when it generates.
         generator_input: Whether HMCVAE encodes the "raw" representation (paper), which saturates
@@ -281,6 +283,7 @@ class HMGRLConfig(ZeroShotTypingConfig):
     bottleneck: Literal["variational", "none"] = "variational"
     residual_bottleneck: bool = True
     generator_draws: Literal["each", "averaged"] = "each"
+    generator_samples: int = 0
     generator_condition: Literal["label", "mention"] = "label"
     generator_input: Literal["normalized", "raw"] = "normalized"
     generator_kl_weight: float | int = 0.01
@@ -314,6 +317,8 @@ class HMGRLConfig(ZeroShotTypingConfig):
             raise ValueError(
                 f"generator_kl_weight: got {self.generator_kl_weight}, expected 0 or more"
             )
+        if self.generator_samples < 0:
+            raise ValueError(f"generator_samples: got {self.generator_samples}, expected 0 or more")
         for name in ("bottleneck_size", "generator_latent_size"):
             if getattr(self, name) < 2:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected 2 or more")

@@ -98,7 +98,8 @@ class HMGRLForZeroShotTyping(ZeroShotTypingModel):
                 h.detach(), decoded, posterior.kl, config.generator_kl_weight
             )
         if generator_labels is not None and (config.weight_unseen or config.weight_alignment):
-            scores = self._imagine(generator_labels, len(h), step.noise.get("generate"))
+            draws = config.generator_samples or len(h)
+            scores = self._imagine(generator_labels, draws, step.noise.get("generate"))
             if config.weight_unseen:
                 terms["unseen"] = losses.unseen_loss(scores)
             if config.weight_alignment:
