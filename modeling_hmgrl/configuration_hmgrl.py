@@ -207,19 +207,14 @@ class ZeroShotTypingConfig(PreTrainedConfig):
         return 0
 
     @property
-    def part_factors(self) -> list[list[float]]:
-        """:attr:`block_factors` for each part of a label: whole, or head, tail, context."""
-        whole = self.block_factors
-        if not self.label_parts:
-            return [whole]
-        at = self.first_mention
-        mentions = [[float(k == at + side) for k in range(len(whole))] for side in (0, 1)]
-        return [*mentions, whole]
+    def num_label_parts(self) -> int:
+        """Parts by which a label is compared: the whole, or head, tail and context."""
+        return 3 if self.label_parts else 1
 
     @property
     def label_width(self) -> int:
         """Width of a label's encoding."""
-        return len(self.part_factors) * self.text_width
+        return self.num_label_parts * self.text_width
 
     @property
     def representation_size(self) -> int:
@@ -252,7 +247,7 @@ class HMGRLConfig(ZeroShotTypingConfig):
             :class:`variational.HVIB`); False in the paper.
         generator_draws: Whether the synthetic samples of a label are "averaged" before they are
             scored (paper) or scored "each" for itself.
-        generator_samples: Synthetic samples of each label in a step; as many as the batch has samples
+        generator_samples: Synthetic samples of each label in a step; as many as the batch has
             if 0, as in the paper.
         generator_condition: What HMCVAE is conditioned on when it learns from real samples: the
             "mention" (paper, eq. 9) or the encoding of the true "label", as when it generates.

@@ -115,7 +115,7 @@ class Comparison(nn.Module):
     def __init__(self, config: ZeroShotTypingConfig) -> None:
         super().__init__()
         self.kind, self.temperature_init = config.score_function, config.temperature_init
-        self.parts = len(config.part_factors)
+        self.parts = config.num_label_parts
         self.log_scale = None if self.kind == "dot" else nn.Parameter(torch.empty(1))
 
     def reset_parameters(self) -> None:
@@ -174,6 +174,52 @@ class Comparison(nn.Module):
         return torch.cat(pairs, dim=1)
 
 
+def _linear(config: ZeroShotTypingConfig, width: int, size: int, factors: list[float]) -> nn.Linear:
+    """A linear layer over blocks, started as ``config.projection_init`` says."""
+    if config.projection_init == "similarity":
+        return BlockLinear(width, size, factors)
+    return nn.Linear(len(factors) * width, size)
+
+
+class PartProjection(nn.Module):
+    """Projects head, tail and context of a relation, each by itself.
+
+    One map serves head and tail, which are entities alike, and another reads the context: what is
+    learnt of an entity's kind in one relation then holds in all others. A map that mixes the three
+    fits the seen relations better and the unseen ones far worse.
+
+    Args:
+        config: Configuration of the model.
+        size: Width of each projected part.
+        first: Index of the block of the input that holds the head; the tail follows.
+        factors: Factor of each of the last blocks of the input, as many as the context reads, in
+            the context at the start.
+    """
+
+    def __init__(
+        self, config: ZeroShotTypingConfig, size: int, first: int, factors: list[float]
+    ) -> None:
+        super().__init__()
+        width = config.text_width
+        self.mentions = slice(first * width, (first + 2) * width)
+        self.read = slice(-len(factors) * width, None)
+        self.entity = _linear(config, width, size, [1.0])
+        self.context = _linear(config, width, size, factors)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Projects blocks side by side, (..., blocks d), to [head; tail; context], (..., 3 d_p)."""
+        head, tail = x[..., self.mentions].chunk(2, dim=-1)
+        context = self.context(x[..., self.read])
+        return torch.cat([self.entity(head), self.entity(tail), context], dim=-1)
+
+
+def make_projection(config: ZeroShotTypingConfig, size: int) -> nn.Module:
+    """Makes what projects representations (..., D) to (..., d_p), by parts if labels have them."""
+    if config.label_parts:
+        return PartProjection(config, size, config.first_mention, config.block_factors)
+    return _linear(config, config.text_width, size, config.block_factors)
+
+
 class LabelScorer(Comparison):
     """Scores representations against label encodings: q = W1 H, p = W2 l (eq. 7).
 
@@ -186,14 +232,12 @@ class LabelScorer(Comparison):
         width = config.text_width
         size = config.projection_size or width
         self.dropout = nn.Dropout(config.dropout)
-        if config.projection_init == "similarity":
-            each = [[float(i == j) for j in range(self.parts)] for i in range(self.parts)]
-            self.sample_projection: nn.Linear = BlockLinear(width, size, config.part_factors)
-            self.label_projection: nn.Linear = BlockLinear(width, size, each)
+        self.sample_projection = make_projection(config, size)
+        self.label_projection: nn.Module
+        if config.label_parts:
+            self.label_projection = PartProjection(config, size, 0, [1.0])
         else:
-            size = self.parts * size
-            self.sample_projection = nn.Linear(config.representation_size, size)
-            self.label_projection = nn.Linear(config.label_width, size)
+            self.label_projection = _linear(config, width, size, [1.0])
 
     def project_samples(self, h: Tensor) -> Tensor:
         """Projects representations, (..., D) to (..., d_p)."""

@@ -31,25 +31,24 @@ class ConstantLinear(nn.Linear):
 
 
 class BlockLinear(nn.Linear):
-    """A linear layer that starts as weighted sums of its input's blocks under one projection P.
+    """A linear layer that starts as a weighted sum of its input's blocks under one projection P.
 
     P is the identity (followed by zeros) where ``size >= width``, else a fixed random orthogonal
     projection, the same for all such layers of these sizes.
 
     Args:
         width: Width of a block.
-        size: Width of a sum.
-        factors: Factor of each block of the input, for each sum: the input has ``width``
-            coordinates a block, the output ``size`` a row.
+        size: Width of the output.
+        factors: Factor of each block; the input has ``len(factors) * width`` coordinates.
     """
 
-    def __init__(self, width: int, size: int, factors: Sequence[Sequence[float]]) -> None:
-        self.width, self.size, self.factors = width, size, [list(row) for row in factors]
-        super().__init__(width * len(self.factors[0]), size * len(self.factors))
+    def __init__(self, width: int, size: int, factors: Sequence[float]) -> None:
+        self.width, self.factors = width, tuple(factors)
+        super().__init__(width * len(self.factors), size)
 
     def reset_parameters(self) -> None:
         """Sets the start."""
-        size = self.size
+        size = self.out_features
         if size >= self.width:
             projection = torch.eye(size, self.width, device=self.weight.device)
         else:
@@ -62,6 +61,5 @@ class BlockLinear(nn.Linear):
                 dtype=torch.float32,
             )
             projection = torch.linalg.qr(gaussian).Q.T.to(self.weight.device)
-        rows = [torch.cat([f * projection for f in row], dim=1) for row in self.factors]
-        init.copy_(self.weight, torch.cat(rows))
+        init.copy_(self.weight, torch.cat([f * projection for f in self.factors], dim=1))
         init.zeros_(self.bias)

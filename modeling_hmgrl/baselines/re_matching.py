@@ -92,10 +92,8 @@ class REMatchingForZeroShotTyping(Method):
         self.context_score = nn.Linear(width, 1)
         self.irrelevant_projection = nn.Linear(width, width)
         similar = config.projection_init == "similarity"
-        self.entity_map = BlockLinear(width, width, [[1.0]]) if similar else nn.Linear(width, width)
-        self.context_map = (
-            BlockLinear(width, width, [[1.0]]) if similar else nn.Linear(width, width)
-        )
+        self.entity_map = BlockLinear(width, width, [1.0]) if similar else nn.Linear(width, width)
+        self.context_map = BlockLinear(width, width, [1.0]) if similar else nn.Linear(width, width)
         self.adversary = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.dropout)
 

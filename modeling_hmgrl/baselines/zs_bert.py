@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from .. import lorentz
 from ..configuration_hmgrl import SHARED_PAPER_SETTINGS, ZeroShotTypingConfig
 from ..encoders import Encoders
-from ..fusion import Comparison
+from ..fusion import Comparison, make_projection
 from ..outputs import SampleEncoding
-from ..starts import BlockLinear
 from ..zero_shot_typing import TrainingStep
 from .method import Method, entity_of, margin_loss
 
@@ -77,11 +76,7 @@ class ZSBERTForZeroShotTyping(Method):
         frozen = copy.deepcopy(config)
         frozen.freeze_text = True
         self.description = Encoders(frozen, copy.deepcopy(self.backbone.text_model))
-        width = config.text_width
-        if config.projection_init == "similarity":
-            self.attribute: nn.Linear = BlockLinear(width, width, config.part_factors)
-        else:
-            self.attribute = nn.Linear(config.representation_size, config.label_width)
+        self.attribute = make_projection(config, config.text_width)
         self.dropout = nn.Dropout(config.dropout)
 
     def add_markers(self, processor: Any) -> None:
