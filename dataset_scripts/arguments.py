@@ -53,7 +53,8 @@ def add_source_arguments(parser: argparse.ArgumentParser, *others: str) -> None:
         "--label-text",
         choices=get_args(LabelText),
         default="raw",
-        help="what the encoder is shown: label names, names in words, or descriptions",
+        help="what the encoder is shown: label names, names in words, relations in three parts "
+        '("head; relation; tail"), or descriptions',
     )
     add("--label-descriptions", metavar="FILE", help="JSON object of label: description")
     add(

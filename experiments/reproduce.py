@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cells import SETTINGS, Cell, Place, run_cells
+from cells import SCORINGS, SETTINGS, Cell, Place, run_cells
 from comparison import paired_test, table, values
 from figures import draw_bars, draw_curves, draw_surface
 
@@ -72,7 +72,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--setting", choices=tuple(SETTINGS), default="frozen")
     parser.add_argument(
-        "--scoring", choices=("published", "corrected", "both"), default="corrected"
+        "--scoring",
+        nargs="+",
+        choices=tuple(SCORINGS),
+        default=["corrected"],
+        help="ways of scoring, a table for each (more than one with --table 1 only)",
     )
     parser.add_argument("--methods", nargs="+", help="rows of table 1; all if not named")
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
@@ -114,16 +118,16 @@ def _write(arguments: argparse.Namespace, name: str, text: str) -> None:
 def make_table_1(arguments: argparse.Namespace) -> None:
     """Methods against each other, and each against HMGRL by pairs."""
     methods = arguments.methods or METHODS[arguments.task]
-    scorings = ("published", "corrected") if arguments.scoring == "both" else (arguments.scoring,)
     parts = []
-    for scoring in scorings:
+    for scoring in arguments.scoring:
         rows = {method: _cells(arguments, method, scoring=scoring) for method in methods}
         reports = _reports(arguments, rows)
         parts += [f"## Scoring: {scoring}", "", _missing(next(iter(reports.values()))), ""]
         parts += [table(reports), ""]
         if "hmgrl" in reports and len(arguments.seeds) > 1:
             parts += _pairs(reports)
-    _write(arguments, f"table1-{arguments.task}-{arguments.setting}", "\n".join(parts).rstrip())
+    name = f"table1-{arguments.task}-{arguments.setting}-{'-'.join(arguments.scoring)}"
+    _write(arguments, name, "\n".join(parts).rstrip())
 
 
 def _pairs(reports: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -150,7 +154,7 @@ def make_settings_table(
     """HMGRL under several settings."""
     rows = {
         row: _cells(
-            arguments, "hmgrl", scoring=arguments.scoring, changes=tuple(sorted(changes.items()))
+            arguments, "hmgrl", scoring=arguments.scoring[0], changes=tuple(sorted(changes.items()))
         )
         for row, changes in settings.items()
     }
@@ -163,8 +167,8 @@ def make_settings_table(
 def main(argv: list[str] | None = None) -> None:
     """Makes what is asked for."""
     arguments = _parse(argv)
-    if arguments.scoring == "both" and arguments.table != "1":
-        raise SystemExit("--scoring both: expected with --table 1 only")
+    if len(arguments.scoring) > 1 and arguments.table != "1":
+        raise SystemExit("--scoring: got several, expected one except with --table 1")
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.table == "1":
         make_table_1(arguments)

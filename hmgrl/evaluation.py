@@ -211,6 +211,8 @@ def what_is_missing(model: Any, data: Any, images_used: bool) -> list[str]:
             f"{name!r} by {data.label_texts.get(name, name)!r} instead of {config.text_of(name)!r} "
             "(--label-text)"
         )
+    if not getattr(model, "imagines_labels", True):  # unseen names have no part in its training
+        return found
     met = set(config.generator_labels or ())
     if config.generator_labels is None:
         found.append("generator: the model's config does not say which unseen labels it knew")
@@ -232,11 +234,11 @@ def describe(
     """Makes the content of the report."""
     from modeling_hmgrl.reporting import describe_run  # noqa: PLC0415 - takes seconds
 
-    from .loading import commit_of  # noqa: PLC0415
+    from .loading import commit_of, method_name  # noqa: PLC0415
 
     config = evaluator.model.config
     report = describe_run(
-        "hmgrl",
+        method_name(config),
         config,
         evaluator.arguments,
         evaluator.labels,

@@ -1,4 +1,4 @@
-"""Writes a trained model as ONNX, to be run without torch."""
+"""Writes a trained model of HMGRL as ONNX, to be run without torch."""
 
 import argparse
 from pathlib import Path
@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> None:
 
     Raises:
         UsageError: If the target is a file.
-        ValueError: If the target holds a model, or the model is too large.
+        ValueError: If the model cannot be exported or is too large, or the target holds a model.
         OSError: If there is no such model, or the folder cannot be written.
         ImportError: If a library that is needed is not installed.
     """

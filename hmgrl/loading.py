@@ -14,12 +14,8 @@ from transformers.utils import logging
 
 from dataset_scripts.files import without_repeats
 from dataset_scripts.schema import show
-from modeling_hmgrl import (
-    HMGRLConfig,
-    HMGRLForZeroShotTyping,
-    HMGRLProcessor,
-    ZeroShotTypingPipeline,
-)
+from modeling_hmgrl import HMGRLProcessor, ZeroShotTypingPipeline
+from modeling_hmgrl.baselines import METHODS
 
 from .usage import UsageError
 
@@ -27,7 +23,7 @@ from .usage import UsageError
 def load_model(
     name: str, revision: str | None = None, show_progress: bool = True
 ) -> tuple[Any, HMGRLProcessor]:
-    """Loads model and processor; code that lies beside the weights is never run.
+    """Loads a model of any method and its processor; code beside the weights is never run.
 
     Args:
         name: Folder of a training run, or name on the Hub.
@@ -49,14 +45,15 @@ def load_model(
     except (OSError, ValueError) as error:
         place = "folder" if Path(name).is_dir() else "local folder, nor found on the Hub"
         raise OSError(f"--model {name}: no {place} with a model ({error})") from error
-    if not isinstance(config, HMGRLConfig):
+    methods = {method.config_class: method for method in METHODS.values()}
+    method: Any = methods.get(type(config))
+    if method is None:
+        known = ", ".join(repr(kind.model_type) for kind in methods)
         raise ValueError(
-            f"--model {name}: a model of the type {config.model_type!r}, expected 'hmgrl'"
+            f"--model {name}: a model of the type {config.model_type!r}, expected one of {known}"
         )
     try:
-        model, found = HMGRLForZeroShotTyping.from_pretrained(
-            name, revision=revision, output_loading_info=True
-        )
+        model, found = method.from_pretrained(name, revision=revision, output_loading_info=True)
     except SafetensorError as error:
         raise ValueError(f"--model {name}: its weights are damaged ({error})") from error
     if missing := sorted(found["missing_keys"]):  # the library would make them up
@@ -64,6 +61,11 @@ def load_model(
             f"--model {name}: {len(missing)} weights are not in its files, such as {missing[0]}"
         )
     return model.eval(), HMGRLProcessor.from_pretrained(name, revision=revision)
+
+
+def method_name(config: Any) -> str:
+    """Name of a model's method, as ``--method`` takes it, by its config."""
+    return next(name for name, method in METHODS.items() if method.config_class is type(config))
 
 
 def load_pipeline(

@@ -11,8 +11,10 @@ from huggingface_hub.utils import validate_repo_id
 
 from . import card_sections as sections
 from .checkpointing import FREE_ARGUMENTS
+from .configuration_hmgrl import ZeroShotTypingConfig
 from .eval_results import RESULTS_FILE, model_index, results_yaml
 from .json_files import write_json
+from .papers import home_of, model_class, paper_of
 from .reporting import public_report
 from .sharing import TASK
 
@@ -34,7 +36,9 @@ _LABELS = {
     "typing": '["baked goods", "public transport", "legal document"]',
     "relation": '["place of birth", "employer", "spouse"]',
 }
-_SETTINGS = ("score_function", "classification_loss", "attention", "hvib_layer", "hmcvae_layer")
+# Settings that the card's head names: these of all methods, and of HMGRL but these of its many.
+_SHARED_SETTINGS = ("score_function", "classification_loss")
+_HMGRL_SETTINGS = ("attention", "hvib_layer", "hmcvae_layer")
 # Arguments in which repetitions of a run may differ.
 _FREE = (FREE_ARGUMENTS | {"seed"}) - {"epochs", "max_steps", "patience"}
 
@@ -49,7 +53,7 @@ def make_card(
 
     Args:
         report: Content of the run's ``report.json``.
-        config: The model's :class:`HMGRLConfig`.
+        config: The model's configuration, of any method that is registered with AutoModel.
         repo_id: Repository that the usage examples load.
         reports: Reports of repetitions with other seeds or splits, for mean and spread.
 
@@ -57,11 +61,14 @@ def make_card(
         The card.
 
     Raises:
-        ValueError: If a report is not of a repetition of the run.
+        ValueError: If a report is not of a repetition of the run, or the configuration's method is
+            not registered.
     """
     report = public_report(report)
-    runs = [report, *_repetitions(report, [public_report(other) for other in reports])]
-    protocol_name, protocol = sections.protocol_of(report)
+    paper, method = paper_of(config), model_class(config)
+    imagines = _imagines(config)
+    runs = [report, *_repetitions(report, [public_report(other) for other in reports], imagines)]
+    protocol_name, protocol = sections.protocol_of(report, imagines)
     labels, task = report["labels"], report["task"]
     encoders = [f"{kind} {name}" for kind, name in report["encoders"].items() if name]
     hub = report["data"].get("hub")
@@ -70,7 +77,11 @@ def make_card(
         library_name="transformers",
         # No pipeline_tag: the Hub knows no task that this is, and for the nearest it knows,
         # zero-shot-classification, its page would offer code that cannot load this model.
-        tags=["hmgrl", TASK, "generalized-zero-shot", "multimodal", task],
+        tags=list(
+            dict.fromkeys(
+                ("hmgrl", config.model_type, TASK, "generalized-zero-shot", "multimodal", task)
+            )
+        ),
         license="other",
         license_name="encoders-and-data",
         license_link=f"https://huggingface.co/{repo_id}#licence",
@@ -95,29 +106,50 @@ def make_card(
         task=_TASKS[task],
         encoders=", ".join(encoders),
         pictures=pictures,
-        settings=", ".join(f"{name} {getattr(config, name)}" for name in _SETTINGS),
+        method=f"{paper.name} ({paper.citation})",
+        method_class=method.__name__,
+        home=home_of(config),
+        own=config.model_type == "hmgrl",
+        carries_code=getattr(method, "_auto_class", None) is not None,
+        settings=", ".join(f"{name} {getattr(config, name)}" for name in _settings(config)),
         protocol_name=protocol_name,
         example=_EXAMPLES[task],
         labels=_LABELS[task],
-        usage=sections.usage(report, config),
+        usage=sections.usage(report, config, imagines),
         results=sections.results(report, config, runs),
         protocol=protocol,
         label_table=sections.label_table(report),
         data=sections.data(report),
         limits=sections.limits(report, config, runs),
         command=report["command"],
+        departures=sections.departures(config, paper),
         made=sections.made(report),
     )
 
 
+def _imagines(config: Any) -> bool:
+    """Whether a method's training makes use of labels that have no samples."""
+    return getattr(model_class(config), "imagines_labels", True)
+
+
+def _settings(config: Any) -> list[str]:
+    """Names of the settings that tell most about a model."""
+    shared = [*_SHARED_SETTINGS, *(["label_parts"] if config.label_parts else [])]
+    if config.model_type == "hmgrl":
+        return [*shared, *_HMGRL_SETTINGS]
+    known = set(ZeroShotTypingConfig.field_names())
+    own = [name for name in config.field_names() if name not in known]
+    return [*shared, *(n for n in own if not n.startswith("weight_") and not n.endswith("_id"))]
+
+
 def _repetitions(
-    report: Mapping[str, Any], reports: Sequence[Mapping[str, Any]]
+    report: Mapping[str, Any], reports: Sequence[Mapping[str, Any]], imagines: bool
 ) -> list[Mapping[str, Any]]:
     """The other runs, each once, checked to be runs of the same thing."""
     found: list[Mapping[str, Any]] = []
-    common = _common(report)
+    common = _common(report, imagines)
     for place, other in enumerate(reports):
-        its = _common(other)
+        its = _common(other, imagines)
         for name in {**common, **its}:
             if its.get(name) != common.get(name):
                 raise ValueError(
@@ -130,7 +162,7 @@ def _repetitions(
     return found
 
 
-def _common(report: Mapping[str, Any]) -> dict[str, Any]:
+def _common(report: Mapping[str, Any], imagines: bool) -> dict[str, Any]:
     """What repetitions of a run have in common."""
     names = ("method", "task", "encoders", "settings", "images_used")
     arguments = {name: v for name, v in report["arguments"].items() if name not in _FREE}
@@ -138,7 +170,7 @@ def _common(report: Mapping[str, Any]) -> dict[str, Any]:
         **{name: report.get(name) for name in names},
         "data.source": report["data"].get("source"),
         "data.settings.label_text": report["data"].get("settings", {}).get("label_text"),
-        "protocol": sections.protocol_of(report)[0],
+        "protocol": sections.protocol_of(report, imagines)[0],
         **{f"arguments.{name}": value for name, value in arguments.items()},
     }
 
@@ -200,6 +232,8 @@ def push_run(
     """
     from transformers import AutoModel, AutoProcessor  # noqa: PLC0415 - only for sharing
 
+    from . import baselines  # noqa: F401, PLC0415 - AutoModel knows all methods then
+
     folder = Path(folder)
     report = public_report(read_report(folder))
     if dataset is not None:
@@ -219,7 +253,7 @@ def push_run(
     card = make_card(report, model.config, repo_id, reports)
     api = HfApi(token=token)
     api.create_repo(repo_id, private=private, exist_ok=True)
-    protocol, _ = sections.protocol_of(report)
+    protocol, _ = sections.protocol_of(report, _imagines(model.config))
     source = f"{api.endpoint}/{repo_id}/blob/main/report.json"
     with TemporaryDirectory() as staging:
         model.save_pretrained(staging)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .eval_results import RESULTS_FILE, task_ids
+from .papers import Paper
 from .reporting import markdown_table, score_table, spread
 
 _MOST_ROWS = 200
@@ -21,19 +22,25 @@ _SOURCES = {
 Report = Mapping[str, Any]
 
 
-def protocol_of(report: Report) -> tuple[str, str]:
-    """Name of the protocol and what it means, in plain words."""
+def protocol_of(report: Report, imagines: bool = True) -> tuple[str, str]:
+    """Name of the protocol and what it means, in plain words.
+
+    Args:
+        report: Content of a run's ``report.json``.
+        imagines: Whether the method's training makes use of labels that have no samples; where it
+            does not, no name of an unseen label was used, whichever were offered.
+    """
     labels = report["labels"]
-    unseen, known = labels["test_unseen"], set(labels["known_to_generator"])
+    unseen, known = labels["test_unseen"], set(labels["known_to_generator"] if imagines else ())
     met = [name for name in unseen if name in known]
     if not unseen:
         return "no unseen labels in test", "All test labels had training samples."
     if len(met) == len(unseen):
         name = "class-transductive"
         text = (
-            "Class-transductive, as in the paper: of the unseen test labels no sample was used in "
-            "training, but their names were: the generator imagined samples for them. A label "
-            "whose name was not there in training may do worse than the table says."
+            "Class-transductive, as in HMGRL: of the unseen test labels no sample was used in "
+            "training, but their names were: samples were imagined for them. A label whose name "
+            "was not there in training may do worse than the table says."
         )
     elif met:
         name = "partly class-transductive"
@@ -58,8 +65,10 @@ def protocol_of(report: Report) -> tuple[str, str]:
     return name, text
 
 
-def usage(report: Report, config: Any) -> str:
-    """How a call of the pipeline is meant."""
+def usage(report: Report, config: Any, imagines: bool = True) -> str:
+    """How a call of the pipeline is meant; ``imagines`` as of :func:`protocol_of`."""
+    known = len(config.seen_labels or ()) + len(config.generator_labels or ())
+    which = "whose names were used in training" if imagines else "that its configuration names"
     mention = (
         "`mention` is a string of the text, or `spans=[[start, end]]` in its place"
         if report["task"] == "typing"
@@ -72,8 +81,7 @@ def usage(report: Report, config: Any) -> str:
     )
     return (
         f"{mention}. {picture} `labels` may be any names, or a mapping of names to descriptions; "
-        f"without it, the {len(config.seen_labels or ()) + len(config.generator_labels or ())} "
-        "labels whose names were used in training are taken. A list of dicts with these fields "
+        f"without it, the {known} labels {which} are taken. A list of dicts with these fields "
         "predicts many at once."
     )
 
@@ -270,7 +278,7 @@ def limits(report: Report, config: Any, runs: Sequence[Report]) -> str:
     lines = [
         "The model answers with one of the labels it is given, also where none fits.",
         "Which labels happen to be unseen moves the scores by many points; the splits and encoders "
-        "are not those of the paper, whose figures cannot be set beside these.",
+        "are not those of the method's paper, whose figures cannot be set beside these.",
         "Probabilities hold, if at all, for labels and texts like those of the validation set.",
         "It inherits the language, the length limit and the biases of its encoders. It was tried "
         "on the data above and on nothing else; do not let it decide about people.",
@@ -290,6 +298,34 @@ def limits(report: Report, config: Any, runs: Sequence[Report]) -> str:
     else:
         lines.append("How much the pictures contribute was not measured in this run.")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def departures(config: Any, paper: Paper) -> str:
+    """Where the model departs from the method's paper, by its make and by its settings.
+
+    Args:
+        config: The model's configuration.
+        paper: The paper.
+
+    Returns:
+        A sentence or two; empty where it departs in nothing.
+    """
+    parts = []
+    if paper.departures:
+        parts.append(f"Departs from its paper: {paper.departures}.")
+    published = type(config).paper_settings(config.task)
+    others = [
+        f"{name} {_setting(getattr(config, name))} (published: {_setting(value)})"
+        for name, value in published.items()
+        if getattr(config, name) != value
+    ]
+    if others:
+        parts.append(f"Settings other than the published ones: {', '.join(others)}.")
+    return " ".join(parts)
+
+
+def _setting(value: Any) -> str:
+    return "not set" if value is None else str(value)
 
 
 def made(report: Report) -> str:

@@ -2,14 +2,16 @@
 
 Two methods, which answer different questions:
 
-* "attention" shows the weights with which the fusion pools the tokens of text and picture. They say
+* "attention" shows the weights with which the model pools tokens: HMGRL's fusion those of text and
+  picture, other methods those of the text. Methods that pool by no attention have none. Weights say
   what is mixed into the representation, not what decides: a token of much weight may carry nothing
   about the label, the encoders have mixed the tokens before, and mentions enter the representation
   a second time, past the fusion. With ``config.attention == "additive"``, the paper's form, the
   mention does not even steer the weights (it cancels in the softmax).
 * "occlusion" hides one word, or one region of the picture, at a time and shows how much the score
   of the label falls. It costs one pass for each, and tells what the model needed. Parts that stand
-  in for each other hide one another: masking either alone then changes little.
+  in for each other hide one another: masking either alone then changes little. It works with every
+  method.
 """
 
 import math
@@ -226,13 +228,16 @@ def _words(text: str, marked: MarkedText) -> list[_Word]:
 
 
 def _attention(pipe: Any, query: Query, marked: MarkedText, words: list[_Word]) -> dict[str, Any]:
-    """The shares of the fusion's attention."""
+    """The shares of the model's attention."""
     with torch.inference_mode():
         encoded = pipe._encode([query], [marked])
-    if getattr(encoded, "attention", None) is None:  # an exported model, say
-        raise ValueError("method: the model returns no attention, expected 'occlusion'")
+    if getattr(encoded, "attention", None) is None:  # an exported model, or a method without
+        raise ValueError(
+            "method: the model returns no attention (it is of the type "
+            f"{pipe.model.config.model_type!r}), expected 'occlusion', which works with every model"
+        )
     weights = encoded.attention[0].double().cpu()
-    count = encoded.text_states.shape[1]
+    count = pipe.processor.pad([marked.ids])["input_ids"].shape[1]
     text, image = weights[:count], weights[count:]
     weighed = [
         word.weighing(sum(share * float(text[i]) for i, share in word.tokens.items()))

@@ -106,7 +106,8 @@ def export_onnx(
     evaluation. What only training needs is left out.
 
     Args:
-        model: A :class:`HMGRLForZeroShotTyping`; it is left as it is.
+        model: A :class:`HMGRLForZeroShotTyping` whose labels are compared whole; it is left as it
+            is.
         processor: Its processor.
         folder: Folder to write, made if it does not exist; an export that it holds is replaced.
         opset: Version of ONNX's operators, 18 or later.
@@ -117,9 +118,10 @@ def export_onnx(
 
     Raises:
         ImportError: If onnx, onnxscript or, for ``quantize``, onnxruntime is missing.
-        ValueError: If the folder holds a model of torch, the opset is too old, or an encoder is too
-            large for one file.
+        ValueError: If the model is of another method or compares labels by parts, the folder holds
+            a model of torch, the opset is too old, or an encoder is too large for one file.
     """
+    _check_method(model.config)
     if opset < LEAST_OPSET:
         raise ValueError(f"opset: got {opset}, expected {LEAST_OPSET} or later")
     _require("onnx", "onnxscript", *(["onnxruntime"] if quantize else []))
@@ -186,6 +188,20 @@ def quantize_onnx(folder: str | Path) -> None:
     for name in (TEXT_ENCODER, *([IMAGE_ENCODER] if content["images"] else [])):
         _quantize(folder / f"{name}.onnx")
     write_json(folder / MANIFEST, content | {"quantized": True})
+
+
+def _check_method(config: Any) -> None:
+    """Says so if the graphs cannot compute what a model computes."""
+    if config.model_type != "hmgrl":
+        raise ValueError(
+            f"model: got the method {config.model_type!r}, expected 'hmgrl', the one whose steps "
+            "the graphs compute; run other methods with torch"
+        )
+    if config.label_parts:
+        raise ValueError(
+            "model: compares labels by parts (label_parts), which are found by their token ids; "
+            "expected label_parts=False, as the graphs encode labels without them"
+        )
 
 
 def _require(*names: str) -> None:

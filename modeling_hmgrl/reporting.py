@@ -124,9 +124,7 @@ def describe_run(
             if part is not None and is_hub_name(part.name_or_path)
         ],
         "settings": {
-            name: getattr(config, name)
-            for name in type(config).__annotations__
-            if name not in _NO_SETTINGS
+            name: getattr(config, name) for name in config.field_names() if name not in _NO_SETTINGS
         },
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "arguments": arguments.to_dict(),

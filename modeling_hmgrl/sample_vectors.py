@@ -34,7 +34,8 @@ def sample_vectors(
 
     Raises:
         TypeError: If the model is an exported one.
-        ValueError: Naming the record, the field and what was expected.
+        ValueError: If it is of another method; or naming the record, the field and what was
+            expected.
     """
     call, at, stream = pipe._options({"on_error": "raise"}), 0, iter(records)
     while part := list(islice(stream, LOOKAHEAD * batch_size)):
@@ -58,6 +59,11 @@ def batch_vectors(pipe: Any, queries: list[Query], marked: list[MarkedText]) -> 
     """Vectors of one batch, (B, d_p)."""
     if not hasattr(pipe.model, "scorer"):
         raise TypeError(f"pipe: got {type(pipe.model).__name__}, expected a model of torch")
+    if (kind := pipe.model.config.model_type) != "hmgrl":
+        raise ValueError(
+            f"pipe: got a model of the method {kind!r}, expected 'hmgrl': samples and prototypes "
+            "of other methods are not vectors of one space"
+        )
     return place(pipe.model, pipe._encode(queries, marked).representation)
 
 

@@ -30,6 +30,15 @@ def test_every_choice_of_a_source_can_be_made_on_the_command_line():
         assert choices[name] == getattr(defaults, name), name
 
 
+def test_help_says_what_the_encoder_may_be_shown(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["report", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--label-text {raw,verbalised,parts,described}" in shown
+    for text in ("label names", "names in words", "relations in three parts", "descriptions"):
+        assert text in shown
+
+
 def test_partition_of_a_file(tmp_path):
     path = tmp_path / "labels.json"
     path.write_text(json.dumps(GROUPS))

@@ -3,14 +3,23 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_world import LABELS, tiny_method, tiny_processor, tiny_text_config, tiny_vision_config
+from tiny_world import (
+    LABELS,
+    tiny_batch,
+    tiny_method,
+    tiny_processor,
+    tiny_text_config,
+    tiny_vision_config,
+)
 
+from modeling_hmgrl import lorentz
 from modeling_hmgrl.baselines import METHODS, ProtoConfig
 from modeling_hmgrl.baselines.method import margin_loss, masked_softmax, reversed_gradient
 from modeling_hmgrl.baselines.mg_vmoe import VariationalExperts
 from modeling_hmgrl.baselines.movcnet import regions_of
 from modeling_hmgrl.baselines.re_matching import purified
 from modeling_hmgrl.baselines.zs_ska import analogy
+from modeling_hmgrl.fusion import MAX_LOG_SCALE
 
 TEXT = "anna sees the fox today"
 SPANS = [[14, 17]]
@@ -139,6 +148,18 @@ def test_the_perturbation_moves_against_the_model():
     torch.testing.assert_close(own[0], wide[0])  # the model shrinks the divergence
     length = (r / r.norm()).detach()
     torch.testing.assert_close(own[1] - length, -wide[1])  # the perturbation widens it
+
+
+def test_the_temperature_of_the_contrast_has_a_bound():
+    model, batch = tiny_method("mg_vmoe", projection_init="random"), tiny_batch()
+
+    def contrast(log_scale):
+        with torch.no_grad():
+            model.contrast_log_scale.fill_(log_scale)
+            return model(**batch).loss_terms["contrastive"]
+
+    assert torch.equal(contrast(200.0), contrast(MAX_LOG_SCALE))  # exp(200) is inf
+    assert contrast(1.0) != contrast(MAX_LOG_SCALE)
 
 
 # dbzfet, nzfet, mzet
@@ -303,6 +324,32 @@ def test_the_match_is_the_weighted_sum_of_three_cosines():
         for a, b in zip(sample.chunk(3, -1), label.chunk(3, -1), strict=True)
     ]
     torch.testing.assert_close(found[0], 0.4 * parts[0] + 0.4 * parts[1] + 0.2 * parts[2])
+
+
+@pytest.mark.parametrize("score_function", ["dot", "euclidean", "geodesic"])
+def test_the_match_weighs_the_three_parts_under_every_score(score_function):
+    model = tiny_method(
+        "re_matching", "relation", entity_share=0.4, score_function=score_function,
+        squared_radius=2.0,
+    )  # fmt: skip
+    sample, label = random(2, 96), random(3, 96, seed=1)
+
+    def score(a, b):
+        if score_function == "dot":
+            return a @ b.T
+        if score_function == "euclidean":
+            return -torch.cdist(a, b).square()
+        a, b = (
+            lorentz.expmap0(lorentz.clip_norm(x, lorentz.clip_radius(2.0)), 2.0) for x in (a, b)
+        )
+        return -lorentz.pairwise_distance(a, b, 2.0).square()
+
+    with torch.no_grad():
+        encoded = type(model.encode(**inputs("relation")))(representation=sample)
+        found = model.score(encoded, model.prepare_labels(label)) / model.scorer.scale
+    head, tail, context = map(score, sample.chunk(3, -1), label.chunk(3, -1))
+    wanted = 0.4 * head + 0.4 * tail + 0.2 * context
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_reversed_gradient_turns_round():

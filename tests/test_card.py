@@ -7,13 +7,16 @@ import statistics
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard, parse_eval_result_entries
-from tiny_world import tiny_config
+from tiny_world import tiny_config, tiny_method
+from transformers import AutoModel
 from yaml import safe_load
 
 from modeling_hmgrl import HMGRLTrainingArguments, evaluate_scores
+from modeling_hmgrl.baselines import METHODS
 from modeling_hmgrl.card import make_card
 from modeling_hmgrl.eval_results import metric_values, results_yaml
 from modeling_hmgrl.labels import LabelSets
+from modeling_hmgrl.papers import PAPERS
 from modeling_hmgrl.reporting import describe_run, public_command, public_report
 from modeling_hmgrl.sharing import is_hub_name, public_name
 
@@ -179,6 +182,91 @@ def test_the_card_is_whole(task):
     assert card.data.base_model is None
     for block in re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL):
         compile(block, "card", "exec")
+
+
+METHOD_CASES = [(name, task) for name, method in METHODS.items() for task in method.tasks]
+
+
+def method_card(name, task, **settings):
+    """Card of a run of a compared method, and its configuration."""
+    report, _ = make_report(task=task)
+    config = tiny_method(name, task, seen_labels=list(SEEN), **settings).config
+    return make_card(report | {"method": name}, config, "me/model"), config
+
+
+@pytest.mark.parametrize(("name", "task"), METHOD_CASES)
+def test_every_method_has_its_card(name, task):
+    card, config = method_card(name, task)
+    paper, kind = PAPERS[config.model_type], METHODS[name].__name__
+    home = "modeling_hmgrl" if name == "hmgrl" else "modeling_hmgrl.baselines"
+    assert f"| method | {paper.name} ({paper.citation}); score_function cosine" in card.text
+    assert f"| class | `{kind}` of `{home}` |" in card.text
+    assert f"| {name}, these weights" in card.text
+    assert (f"The method is that of {paper.name}" in card.text) == (name != "hmgrl")
+    assert ("trust_remote_code" in card.text) == (name == "hmgrl")
+    assert not re.search(r"\{\{|\}\}|\{%|None|nan", card.text)
+    assert "\n\n\n" not in card.text
+    blocks = re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL)
+    assert blocks[0].startswith(f"import {home}  # registers ")
+    assert blocks[-1].startswith(f"from {home} import {kind}\n")
+    for block in blocks:
+        compile(block, "card", "exec")
+        for line in block.splitlines():
+            if line.startswith(("import ", "from ")):
+                exec(line, {})
+    protocol = "class-transductive" if METHODS[name].imagines_labels else "inductive"
+    assert f"| protocol | {protocol} |" in card.text
+    assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
+    assert config.model_type in card.data.tags
+
+
+@pytest.mark.parametrize(("name", "task"), METHOD_CASES)
+def test_departures_are_named_where_there_are_some(name, task):
+    card, config = method_card(name, task)
+    assert "Settings other than the published ones: " in card.text
+    assert "projection_init similarity (published: random)" in card.text
+    fixed = PAPERS[config.model_type].departures
+    assert ("Departs from its paper: " in card.text) == bool(fixed)
+    published, _ = method_card(name, task, paper=True, projection_size=768)
+    assert "Settings other than the published" not in published.text
+    assert ("Departs from its paper: " in published.text) == bool(fixed)
+
+
+def test_a_method_of_ones_own_has_a_card_once_it_is_registered():
+    class OwnConfig(type(tiny_method("proto").config)):
+        model_type = "own-method"
+
+    class Own(METHODS["proto"]):
+        pass
+
+    report, _ = make_report()
+    config = OwnConfig(**{**tiny_method("proto").config.to_dict(), "model_type": "own-method"})
+    with pytest.raises(ValueError, match="config: got OwnConfig, expected one that is registered"):
+        make_card(report, config, "me/model")
+    Own.config_class = OwnConfig
+    AutoModel.register(OwnConfig, Own)
+    text = make_card(report | {"method": "own"}, config, "me/model").text
+    assert "| method | Own (a method of its own, not one of the package `hmgrl`); " in text
+    assert f"from {__name__} import Own" in text
+
+
+def test_every_method_has_a_paper():
+    assert set(PAPERS) == {method.config_class.model_type for method in METHODS.values()}
+
+
+def test_repetitions_of_a_method_that_imagines_nothing_may_differ_in_the_offered_names():
+    runs = [make_report(seed, vocabulary)[0] | {"method": "proto"}
+            for seed, vocabulary in enumerate(("transductive", "inductive"))]  # fmt: skip
+    config = tiny_method("proto").config
+    assert "2 runs prove little" in make_card(runs[0], config, "me/model", runs).text
+
+
+def test_the_report_has_the_settings_of_all_methods_and_of_its_own():
+    config = tiny_method("movcnet", num_regions=3).config
+    labels = LabelSets.of(SEEN, VALIDATION, TEST)
+    found = describe_run("movcnet", config, HMGRLTrainingArguments("x"), labels, {})["settings"]
+    assert (found["num_regions"], found["score_function"]) == (3, "cosine")
+    assert not {"text_config", "seen_labels", "calibration_gamma"} & set(found)
 
 
 def test_no_path_of_the_machine_is_in_card_or_report():

@@ -185,7 +185,7 @@ def test_training_leaves_a_run_and_prints_its_scores(world, backbones, capsys):
     assert train(world / "data" / "records.jsonl", backbones, out, "--references",
                  "--set", "dropout=0.0", "--no-images") == 0  # fmt: skip
     shown = capsys.readouterr()
-    assert "| HMGRL            |" in shown.out
+    assert "| hmgrl            |" in shown.out
     assert "| label similarity |" in shown.out
     assert "Test scores (%), records, seed 0:" in shown.out
     config = HMGRLConfig.from_pretrained(out)
@@ -220,7 +220,7 @@ def test_train_py_is_the_same_command(world, data, backbones, tmp_path):
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "| HMGRL  |" in done.stdout
+    assert "| hmgrl  |" in done.stdout
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["command"].startswith("train.py --source records --data-dir ")
 
@@ -324,7 +324,8 @@ def test_models_that_cannot_be_used_are_named(world, backbones, tmp_path, capsys
         assert said.startswith(f"hmgrl predict: --model {model}: ")
         return said
 
-    assert "a model of the type 'bert', expected 'hmgrl'" in message(backbones[0])
+    said = message(backbones[0])
+    assert "a model of the type 'bert', expected one of 'hmgrl', 'hmgrl-proto', " in said
     (tmp_path / "empty").mkdir()
     assert "no folder with a model" in message(tmp_path / "empty")
     assert "no local folder, nor found on the Hub" in message(tmp_path / "nowhere")

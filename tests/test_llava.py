@@ -94,6 +94,24 @@ def test_label_batches_change_nothing(folder):
     np.testing.assert_allclose(small.scores(RECORDS[:2], LABELS), whole, atol=1e-5)
 
 
+def test_the_prompt_is_read_once(folder, monkeypatch):
+    asked = PromptedTyping.from_pretrained(str(folder))
+    asked.label_batch = 2
+    forward, lengths = asked.model.forward, []
+
+    def counted(*args, **kwargs):
+        lengths.append(kwargs["input_ids"].shape[1])
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(asked.model, "forward", counted)
+    asked.scores(RECORDS[:1], LABELS)
+    [prompt] = asked._batches(RECORDS[:1], LABELS, 1, False)
+    whole = prompt["input_ids"].shape[1]
+    assert lengths[0] == whole
+    assert len(lengths) == 1 + len(LABELS) / 2
+    assert max(lengths[1:]) < whole  # answers alone
+
+
 def test_the_picture_takes_part(asked):
     with_it, without = (
         asked.scores([{**RECORDS[0], "image": image}], LABELS)

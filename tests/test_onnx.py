@@ -10,13 +10,22 @@ import pytest
 import torch
 from hub_server import HubServer
 from onnx import TensorProto, helper
-from tiny_world import LABELS, tiny_batch, tiny_model, tiny_picture, tiny_processor
+from tiny_world import (
+    LABELS,
+    tiny_batch,
+    tiny_method,
+    tiny_model,
+    tiny_picture,
+    tiny_processor,
+)
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from modeling_hmgrl import ZeroShotTypingPipeline, lorentz, onnx_export, onnx_runner
+from modeling_hmgrl.baselines import METHODS
 from modeling_hmgrl.onnx_export import export_onnx, quantize_onnx
 from modeling_hmgrl.onnx_runner import MANIFEST, ONNXZeroShotTyping
 
+METHOD_CASES = [(name, m.tasks[-1]) for name, m in METHODS.items() if name != "hmgrl"]
 HEADS = ["samples", "label_encodings", "label_vectors", "scores"]
 ENCODERS = ["text_encoder.onnx", "image_encoder.onnx"]
 TEXTS = ["anna sees the fox", "the bus near boris", "chen sees the old oak today", "tea"]
@@ -58,8 +67,8 @@ def logits(model, processor, batch, labels):
     with torch.no_grad():
         image = model.encode_image(batch["pixel_values"]) if "pixel_values" in batch else None
         encoded = model.encode(
-            batch["input_ids"], batch["attention_mask"], batch["span_positions"], image,
-            batch.get("image_mask"),
+            batch["input_ids"], batch["attention_mask"], batch["span_positions"],
+            image_features=image, image_mask=batch.get("image_mask"),
         )  # fmt: skip
         encodings = model.encode_labels(names["label_input_ids"], names["label_attention_mask"])
         return model.score(encoded, model.prepare_labels(encodings))
@@ -333,6 +342,22 @@ def test_export_does_not_replace_a_model(tmp_path):
     with pytest.raises(ValueError, match=r"holds a model of torch.*expected another folder"):
         export_onnx(model, processor, tmp_path)
     assert (tmp_path / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("name", "task"), METHOD_CASES)
+def test_other_methods_are_refused(name, task, tmp_path):
+    model, processor = tiny_method(name, task), tiny_processor(task)
+    expected = f"model: got the method '{model.config.model_type}', expected 'hmgrl'"
+    with pytest.raises(ValueError, match=expected):
+        export_onnx(model, processor, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_labels_by_parts_are_refused(tmp_path):
+    model = tiny_model("relation", label_parts=True)
+    with pytest.raises(ValueError, match=r"model: compares labels by parts \(label_parts\)"):
+        export_onnx(model, tiny_processor("relation"), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_opset_that_torch_does_not_write(tmp_path):

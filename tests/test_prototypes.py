@@ -7,9 +7,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_world import LABELS, SEEN, tiny_picture, tiny_pipeline, tiny_records, tiny_sample
+from tiny_world import (
+    LABELS,
+    SEEN,
+    tiny_method,
+    tiny_picture,
+    tiny_pipeline,
+    tiny_processor,
+    tiny_records,
+    tiny_sample,
+)
 
-from modeling_hmgrl import lorentz
+from modeling_hmgrl import ZeroShotTypingPipeline, lorentz
 from modeling_hmgrl.prototypes import Prototypes
 from modeling_hmgrl.sample_vectors import center, place, sample_vectors, similarity, squared_radius
 
@@ -254,6 +263,14 @@ def test_an_exported_model_is_refused():
     pipe.model = SimpleNamespace(config=pipe.model.config)
     with pytest.raises(TypeError, match=r"^pipe: got SimpleNamespace, expected a model of torch"):
         Prototypes.of(pipe, records(2))
+
+
+def test_another_method_is_refused():
+    model, processor = tiny_method("proto"), tiny_processor(use_images=False)
+    pipe = ZeroShotTypingPipeline(model, processor, device="cpu")
+    rows = [{name: v for name, v in row.items() if name != "image"} for row in records(2)]
+    with pytest.raises(ValueError, match=r"^pipe: got a model of the method 'hmgrl-proto', expect"):
+        Prototypes.of(pipe, rows)
 
 
 def test_unfit_k_is_named():

@@ -9,7 +9,7 @@ import torch
 from hub_server import HubServer
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from safetensors.torch import load
-from tiny_world import tiny_label_sets, tiny_model, tiny_processor, tiny_records
+from tiny_world import tiny_label_sets, tiny_method, tiny_model, tiny_processor, tiny_records
 from yaml import safe_load
 
 from modeling_hmgrl import (
@@ -292,6 +292,44 @@ def test_loading_without_the_package(pushed, run, tmp_path):
     assert found["card"]["label"] in ("baked goods", "public transport", "legal document")
     assert found["old"] == pytest.approx(weights.sum().item(), abs=1e-3)
     assert {"pipeline_hmgrl.py", "label_cache.py"} <= set(found["files"])
+
+
+OTHER_METHOD = """
+import json, sys
+from pathlib import Path
+from modeling_hmgrl.card import push_run
+push_run(Path(sys.argv[1]), "me/proto")
+print("{}")
+"""
+
+LOAD_OTHER_METHOD = """
+import json, sys
+from pathlib import Path
+from transformers import AutoModel
+for block in json.loads(Path(sys.argv[1], "blocks.json").read_text()):
+    exec(block)
+assert type(AutoModel.from_pretrained("me/proto")) is ProtoForZeroShotTyping
+print(json.dumps([type(model).__name__, result["labels"]]))
+"""
+
+
+def test_another_method_is_pushed_and_loaded_as_its_card_says(tmp_path):
+    data, folder = tiny_records(24, images=False), tmp_path / "run"
+    arguments = HMGRLTrainingArguments(str(folder), epochs=1, tracker="none", progress=False)
+    HMGRLTrainer(
+        tiny_method("proto"), tiny_processor(use_images=False), arguments, tiny_label_sets(),
+        data["train"], data["validation"], data["test"], method="proto",
+    ).train()  # fmt: skip
+    with HubServer() as server:
+        server.run_client(OTHER_METHOD, folder, tmp_path / "push")
+        assert "modeling_hmgrl.py" not in server.files
+        blocks = code_blocks(server.files["README.md"].decode())
+        assert len(blocks) == 2
+        (tmp_path / "blocks.json").write_text(json.dumps(blocks))
+        kind, labels = json.loads(server.run_client(LOAD_OTHER_METHOD, tmp_path, tmp_path / "load"))
+        assert server.repositories["me/proto"].commits[0] == "proto, typing, seed 0"
+    assert kind == "ProtoForZeroShotTyping"
+    assert set(labels) == {"baked goods", "public transport", "legal document"}
 
 
 def test_push_needs_a_finished_run(tmp_path):

@@ -10,6 +10,7 @@ keys and values for each prompt of 700 tokens, and as much again for each label 
 once.
 """
 
+import copy
 import inspect
 import re
 from collections.abc import Iterator, Sequence
@@ -165,12 +166,12 @@ class PromptedTyping:
         """Mean log-probability of each answer after one prompt, (K,); the prompt is read once."""
         device = inputs["input_ids"].device
         length = inputs["input_ids"].shape[1]
+        read = self.model(**inputs, use_cache=True)
+        first = read.logits[:, -1:].float().log_softmax(-1)
         found = []
         for start in range(0, len(answers), self.label_batch):
             part = answers[start : start + self.label_batch]
-            read = self.model(**inputs, use_cache=True)
-            first = read.logits[:, -1:].float().log_softmax(-1)
-            cache = read.past_key_values
+            cache = copy.deepcopy(read.past_key_values)  # reading the answers adds to it
             cache.batch_repeat_interleave(len(part))
             ids = torch.nn.utils.rnn.pad_sequence(part, batch_first=True).to(device)
             mask = torch.nn.utils.rnn.pad_sequence(

@@ -20,7 +20,7 @@ from transformers import initialization as init
 
 from .. import losses
 from ..configuration_hmgrl import SHARED_PAPER_SETTINGS, ZeroShotTypingConfig
-from ..fusion import CrossModalAttention
+from ..fusion import MAX_LOG_SCALE, CrossModalAttention
 from ..outputs import SampleEncoding
 from ..starts import ConstantLinear
 from ..zero_shot_typing import TrainingStep
@@ -214,7 +214,7 @@ class MGVMoEForZeroShotTyping(Method):
                 patches = mask.bool().unsqueeze(1).expand(encoded.image_cost.shape)
             cost = cost + losses.bottleneck_kl(encoded.image_cost, patches)
             image = losses.masked_mean(encoded.image_states, patches)
-            scale = self.contrast_log_scale.exp()
+            scale = self.contrast_log_scale.clamp(max=MAX_LOG_SCALE).exp()
             terms["contrastive"] = losses.contrastive_loss(
                 F.normalize(text, dim=-1) * scale,
                 F.normalize(image, dim=-1),

@@ -127,21 +127,25 @@ class REMatchingForZeroShotTyping(Method):
             irrelevant=irrelevant,
         )
 
-    def _weighted(self, parts: Tensor) -> Tensor:
-        """Places each of three parts (N, 3d), so that their product is the weighted sum."""
-        share = self.config.entity_share
-        factors = (share**0.5, share**0.5, (1 - 2 * share) ** 0.5)
+    def _placed(self, parts: Tensor) -> Tensor:
+        """Places each of three parts (N, 3d) by itself; they stay side by side, (N, 3 d_p)."""
         placed = [self.scorer.place(part, self.curvature()) for part in parts.chunk(3, dim=-1)]
-        return torch.cat([f * part for f, part in zip(factors, placed, strict=True)], dim=-1)
+        return torch.cat(placed, dim=-1)
 
     def prepare_labels(self, label_embeddings: Tensor) -> Tensor:
-        """Places descriptions by parts, (K, 3d)."""
-        return self._weighted(lorentz.wide(label_embeddings))
+        """Places descriptions by parts, (K, 3 d_p)."""
+        return self._placed(lorentz.wide(label_embeddings))
 
     def score(self, encoded: SampleEncoding, label_vectors: Tensor) -> Tensor:
-        """Weighted sum of the likenesses of head, tail and context, (B, K)."""
-        samples = self._weighted(encoded.representation)
-        return self.scorer.compare(samples, label_vectors, self.curvature())
+        """Weighted sum of the scores of head, tail and context, (B, K)."""
+        share, c = self.config.entity_share, self.curvature()
+        samples = self._placed(encoded.representation).chunk(3, dim=-1)
+        # part by part: three points of a hyperboloid side by side are no point of one
+        head, tail, context = (
+            self.scorer.compare(sample, label, c)
+            for sample, label in zip(samples, label_vectors.chunk(3, dim=-1), strict=True)
+        )
+        return share * (head + tail) + (1 - 2 * share) * context
 
     def more_losses(self, step: TrainingStep) -> dict[str, Tensor]:
         """The margin loss, and the classification that the irrelevant features must fail."""
