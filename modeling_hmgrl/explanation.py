@@ -2,12 +2,13 @@
 
 Two methods, which answer different questions:
 
-* "attention" shows the weights with which the model pools tokens: HMGRL's fusion those of text and
-  picture, other methods those of the text. Methods that pool by no attention have none. Weights say
-  what is mixed into the representation, not what decides: a token of much weight may carry nothing
-  about the label, the encoders have mixed the tokens before, and mentions enter the representation
-  a second time, past the fusion. With ``config.attention == "additive"``, the paper's form, the
-  mention does not even steer the weights (it cancels in the softmax).
+* "attention" shows the weights with which the model pools tokens: of text and picture in HMGRL's
+  fusion and MG-VMoE's, of the text in other methods. Methods that pool by no attention, or by one
+  for each label, have none to show. The weights say what is mixed into the representation, not what
+  decides: a token of much weight may carry nothing about the label, the encoders have mixed the
+  tokens before, and mentions enter the representation a second time, past the pooling. With
+  ``config.attention == "additive"``, the paper's form, the mention does not even steer the weights
+  (it cancels in the softmax).
 * "occlusion" hides one word, or one region of the picture, at a time and shows how much the score
   of the label falls. It costs one pass for each, and tells what the model needed. Parts that stand
   in for each other hide one another: masking either alone then changes little. It works with every
