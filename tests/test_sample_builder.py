@@ -49,13 +49,18 @@ def test_other_seeds_divide_otherwise(data, cache_dir):
     assert other.partition.labels == data.partition.labels
 
 
+def test_types_are_described(cache_dir):
+    data = load_gzs(cache_dir=cache_dir, label_text="described")
+    assert data.label_texts["bird"] == "an animal with feathers, a beak and wings"
+    assert set(data.label_texts) == set(data.partition.labels)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"data_dir": "."}, "data_dir, image_dir: not wanted"),
         ({"image_dir": "."}, "data_dir, image_dir: not wanted"),
         ({"task": "relation"}, "task: the sample is for typing"),
-        ({"label_text": "described"}, "label_descriptions: none for"),
         ({"rotation": 1}, "label 'APP' of the partition has no sample"),
         ({"counts": (1, 1, 1)}, "add up to 3, but there are"),
     ],
