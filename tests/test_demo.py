@@ -111,6 +111,7 @@ def test_from_a_mouse_to_bars_and_heat(visit, picture):
 def test_marks_follow_the_text_and_count_as_python_does(visit):
     page = visit.page
     visit.sentence.fill("\U0001f98a\U0001f98a anna sees the fox")
+    expect(page.locator("#marked")).to_contain_text("Select")
     visit.double_click("fox")
     expect(visit.marks).to_have_text("fox")
     page.keyboard.press("Home")
@@ -215,7 +216,10 @@ def test_text_of_users_is_no_html(visit):
 def test_relations_take_head_and_tail(browser, servers):
     visit = Visit(browser, servers["relation"])
     visit.sentence.fill("anna feeds the old fox")
+    # the page has taken the sentence in: a selection made before would be lost with the old one
+    expect(visit.page.locator("#marked")).to_contain_text("Select")
     visit.double_click("anna")
+    expect(visit.marks).to_have_count(1)
     visit.drag("old", "fox")
     expect(visit.marks).to_have_text(["annahead", "old foxtail"])
     visit.predict()
