@@ -62,7 +62,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--table", choices=("1", "2"), help="1: methods, 2: ablations")
-    what.add_argument("--figure", choices=("3", "4", "5a", "5b", "5c"), help="6: see README")
+    what.add_argument(
+        "--figure", choices=("3", "4", "5a", "5b", "5c"), help="figure 6: draw_representations.py"
+    )
     parser.add_argument("--task", choices=tuple(SOURCES), required=True)
     parser.add_argument("--source", help="source of data; mnre or the sample unless named")
     parser.add_argument("--data-dir", help="folder of the source's data")
