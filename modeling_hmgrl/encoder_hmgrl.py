@@ -78,12 +78,9 @@ class HMGRLModel(Encoders):
         Returns:
             :class:`HMGRLModelOutput`.
         """
-        if text_features is None:
-            text_features = self.encode_text(input_ids, attention_mask)
-        text = lorentz.wide(text_features)
-        image = image_features
-        if image is None and pixel_values is not None:
-            image = self.encode_image(pixel_values, image_mask)
+        text, image = self.encode_inputs(
+            input_ids, attention_mask, pixel_values, image_features, image_mask, text_features
+        )
         return self.fuse(text, image, span_positions, attention_mask, image_mask, noise)
 
     def fuse(

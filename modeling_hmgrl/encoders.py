@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.utils import logging
 
 from . import lorentz, losses
 from .configuration_hmgrl import ZeroShotTypingConfig
@@ -199,6 +200,34 @@ class Encoders(HMGRLPreTrainedModel):
             shape = (len(pixel_values), *states.shape[1:])
             return states.new_zeros(shape).index_copy(0, rows, states[: len(rows)])
 
+    def encode_inputs(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_features: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        text_features: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """States of texts and pictures; those that are at hand are not computed again.
+
+        Args:
+            input_ids: Token ids, shape (B, n).
+            attention_mask: 1 where there is a token, shape (B, n).
+            pixel_values: Pictures, shape (B, 3, height, width), or None for texts alone.
+            image_features: Image encoder's states, shape (B, m, d'), instead of pictures.
+            image_mask: Samples that have a picture, shape (B,); all if None.
+            text_features: Text encoder's states, shape (B, n, d), instead of encoding the texts.
+
+        Returns:
+            Text states (B, n, d), in float32 at least, and image states (B, m, d') or None.
+        """
+        if text_features is None:
+            text_features = self.encode_text(input_ids, attention_mask)
+        if image_features is None and pixel_values is not None:
+            image_features = self.encode_image(pixel_values, image_mask)
+        return lorentz.wide(text_features), image_features
+
     def encode_labels(
         self,
         input_ids: Tensor,
@@ -302,4 +331,25 @@ class Encoders(HMGRLPreTrainedModel):
             )
 
 
-__all__ = ["Encoders", "HMGRLPreTrainedModel", "without_pooler"]
+def pretrained_encoder(encoder: str | PreTrainedModel) -> PreTrainedModel:
+    """An encoder by name or as it is, without the pooling layer that nothing here reads."""
+    if not isinstance(encoder, str):
+        if getattr(encoder, "pooler", None) is not None:
+            encoder.pooler = None
+        return encoder
+    options = without_pooler(AutoConfig.from_pretrained(encoder))
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # a checkpoint's pooler and heads are left out on purpose
+    try:
+        model, info = AutoModel.from_pretrained(encoder, output_loading_info=True, **options)
+    finally:
+        logging.set_verbosity(verbosity)
+    if info["missing_keys"]:
+        raise ValueError(
+            f"encoder {encoder!r}: its checkpoint lacks {sorted(info['missing_keys'])[:5]}, "
+            f"expected all weights of {type(model).__name__}"
+        )
+    return model
+
+
+__all__ = ["Encoders", "HMGRLPreTrainedModel", "pretrained_encoder", "without_pooler"]

@@ -17,9 +17,9 @@ from .configuration_hmgrl import HMGRLConfig
 from .encoder_hmgrl import HMGRLModel
 from .encoders import HMGRLPreTrainedModel
 from .fusion import MAX_LOG_SCALE, LabelScorer
-from .outputs import HMGRLModelOutput
+from .outputs import HMGRLModelOutput, TrainingStep
 from .variational import HMCVAE
-from .zero_shot_typing import TrainingStep, ZeroShotTypingModel
+from .zero_shot_typing import ZeroShotTypingModel
 
 
 class HMGRLForZeroShotTyping(ZeroShotTypingModel):

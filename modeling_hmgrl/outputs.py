@@ -1,10 +1,59 @@
-"""What the models return."""
+"""What the models return, and what their parts hand to each other."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from transformers.utils import ModelOutput
+
+
+@dataclass(frozen=True)
+class EncoderStates:
+    """What the encoders made of a batch.
+
+    Attributes:
+        input_ids: Token ids, shape (B, n).
+        text: Text states, shape (B, n, d).
+        image: Image states at the text's width, shape (B, m, d), or None; 0 where a sample has no
+            picture.
+        span_positions: Token positions of the markers, shape (B, spans, 2).
+        text_mask: Tokens that count, shape (B, n); all if None.
+        image_mask: Samples that have a picture, shape (B,); None without pictures.
+    """
+
+    input_ids: Tensor
+    text: Tensor
+    image: Tensor | None
+    span_positions: Any
+    text_mask: Tensor | None = None
+    image_mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """What the losses of a batch are made of.
+
+    Attributes:
+        encoded: Samples, as of :meth:`ZeroShotTypingModel.encode`.
+        logits: Scores, shape (B, K).
+        label_embeddings: Label encodings, shape (K, d).
+        labels: Index of the true label, shape (B,).
+        candidates: Labels with training samples, bool, shape (K,); all if None.
+        text_mask: Tokens that count, shape (B, n); all if None.
+        image_mask: Samples that have a picture, shape (B,); all if None.
+        generator_labels: Encodings of labels without samples, shape (U, d), or None.
+        noise: Noise to use in place of fresh noise, by name.
+    """
+
+    encoded: Any
+    logits: Tensor
+    label_embeddings: Tensor
+    labels: Tensor
+    candidates: Tensor | None
+    text_mask: Tensor | None
+    image_mask: Tensor | None
+    generator_labels: Tensor | None
+    noise: dict[str, Tensor]
 
 
 @dataclass

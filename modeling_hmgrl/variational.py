@@ -16,10 +16,10 @@ from .losses import gaussian_kl
 from .starts import ConstantLinear
 
 # exp(30) is 1e13: far beyond any useful variance, and its square is still finite in float32
-_MAX_LOG_VAR = 30.0
+MAX_LOG_VAR = 30.0
 
 # log variance of the residual bottleneck's prior: noise of a tenth of a unit-variance state
-_RESIDUAL_LOG_VAR = math.log(0.01)
+RESIDUAL_LOG_VAR = math.log(0.01)
 
 
 class Posterior(NamedTuple):
@@ -72,12 +72,12 @@ class HVIB(nn.Module):
         super().__init__()
         self.residual = residual
         # inverse standard deviation of the prior; a residual bottleneck starts at its prior
-        self.prior_scale = math.exp(-0.5 * _RESIDUAL_LOG_VAR) if residual else 1.0
+        self.prior_scale = math.exp(-0.5 * RESIDUAL_LOG_VAR) if residual else 1.0
         self.lorentz_mu = make_linear(layer, width, bottleneck, **layer_options)
         self.lorentz_log_var = make_linear(layer, width, bottleneck, **layer_options)
         if residual:
             self.dense_mu: nn.Linear = ConstantLinear(bottleneck, width)
-            self.dense_log_var: nn.Linear = ConstantLinear(bottleneck, width, _RESIDUAL_LOG_VAR)
+            self.dense_log_var: nn.Linear = ConstantLinear(bottleneck, width, RESIDUAL_LOG_VAR)
         else:
             self.dense_mu = nn.Linear(bottleneck, width)
             self.dense_log_var = nn.Linear(bottleneck, width)
@@ -105,7 +105,7 @@ class HVIB(nn.Module):
         x = lorentz.wide(x)
         with lorentz.full_precision(x.device):
             mu = self.dense_mu(self.lorentz_mu(x, c))
-            log_var = self.dense_log_var(self.lorentz_log_var(x, c)).clamp(max=_MAX_LOG_VAR)
+            log_var = self.dense_log_var(self.lorentz_log_var(x, c)).clamp(max=MAX_LOG_VAR)
             kl = gaussian_kl(mu * self.prior_scale, log_var + 2 * math.log(self.prior_scale))
             if self.residual:
                 mu = x + mu
@@ -170,7 +170,7 @@ class HMCVAE(nn.Module):
         if self.normalize:
             h = F.normalize(h, dim=-1) * (0.5 * lorentz.clip_radius(c))
         mu = self.lorentz_mu(h, c)
-        log_var = self.lorentz_log_var(h, c).clamp(max=_MAX_LOG_VAR)
+        log_var = self.lorentz_log_var(h, c).clamp(max=MAX_LOG_VAR)
         eps = _draw(mu, noise, sample=True)
         assert eps is not None
         if self.wrapped:

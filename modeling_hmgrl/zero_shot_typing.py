@@ -5,69 +5,19 @@ that against labels, and which losses it adds. Encoding, the choice of labels, c
 sum of the losses stand here. The labels are an argument of every call, never a weight.
 """
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
-from transformers.utils import logging
+from transformers import PreTrainedModel
 
 from . import lorentz, losses
 from .configuration_hmgrl import ZeroShotTypingConfig
-from .encoders import Encoders, HMGRLPreTrainedModel, without_pooler
+from .encoders import Encoders, HMGRLPreTrainedModel, pretrained_encoder
 from .fusion import LabelScorer
 from .label_parts import SEPARATOR, pool_parts
-from .outputs import ZeroShotTypingOutput
-
-
-def _pretrained(encoder: str | PreTrainedModel) -> PreTrainedModel:
-    """An encoder by name or as it is, without the pooling layer that nothing here reads."""
-    if not isinstance(encoder, str):
-        if getattr(encoder, "pooler", None) is not None:
-            encoder.pooler = None
-        return encoder
-    options = without_pooler(AutoConfig.from_pretrained(encoder))
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # a checkpoint's pooler and heads are left out on purpose
-    try:
-        model, info = AutoModel.from_pretrained(encoder, output_loading_info=True, **options)
-    finally:
-        logging.set_verbosity(verbosity)
-    if info["missing_keys"]:
-        raise ValueError(
-            f"encoder {encoder!r}: its checkpoint lacks {sorted(info['missing_keys'])[:5]}, "
-            f"expected all weights of {type(model).__name__}"
-        )
-    return model
-
-
-@dataclass(frozen=True)
-class TrainingStep:
-    """What the losses of a batch are made of.
-
-    Attributes:
-        encoded: Samples, as of :meth:`ZeroShotTypingModel.encode`.
-        logits: Scores, shape (B, K).
-        label_embeddings: Label encodings, shape (K, d).
-        labels: Index of the true label, shape (B,).
-        candidates: Labels with training samples, bool, shape (K,); all if None.
-        text_mask: Tokens that count, shape (B, n); all if None.
-        image_mask: Samples that have a picture, shape (B,); all if None.
-        generator_labels: Encodings of labels without samples, shape (U, d), or None.
-        noise: Noise to use in place of fresh noise, by name.
-    """
-
-    encoded: Any
-    logits: Tensor
-    label_embeddings: Tensor
-    labels: Tensor
-    candidates: Tensor | None
-    text_mask: Tensor | None
-    image_mask: Tensor | None
-    generator_labels: Tensor | None
-    noise: dict[str, Tensor]
+from .outputs import EncoderStates, TrainingStep, ZeroShotTypingOutput
 
 
 class ZeroShotTypingModel(HMGRLPreTrainedModel):
@@ -124,8 +74,8 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
         Returns:
             The model, in evaluation mode as :meth:`from_pretrained` leaves it.
         """
-        text_model = _pretrained(text)
-        vision_model = None if vision is None else _pretrained(vision)
+        text_model = pretrained_encoder(text)
+        vision_model = None if vision is None else pretrained_encoder(vision)
         make = cls.config_class.paper if paper_settings else cls.config_class
         config = make(
             attn_implementation=text_model.config._attn_implementation,  # building it sets both
@@ -207,43 +157,26 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
             What the method knows of the samples, a ModelOutput of tensors whose first axis is the
             batch; its ``representation`` (B, D) stands for the sample.
         """
-        if text_features is None:
-            text_features = self.encoders.encode_text(input_ids, attention_mask)
-        image = image_features
-        if image is None and pixel_values is not None:
-            image = self.encoders.encode_image(pixel_values, image_mask)
+        del noise  # for methods that draw any where they represent samples
+        text, image = self.encoders.encode_inputs(
+            input_ids, attention_mask, pixel_values, image_features, image_mask, text_features
+        )
         self.encoders.check_spans(span_positions)
-        text = lorentz.wide(text_features)
         with lorentz.full_precision(text.device):
             if image is not None:
                 image = self.encoders.project_image(image)
                 if image_mask is None:
                     image_mask = torch.ones(len(image), dtype=torch.bool, device=image.device)
+            text_mask = attention_mask if self.config.mask_padding else None
             return self.represent(
-                input_ids, text, image, span_positions, attention_mask, image_mask, noise
+                EncoderStates(input_ids, text, image, span_positions, text_mask, image_mask)
             )
 
-    def represent(
-        self,
-        input_ids: Tensor,
-        text: Tensor,
-        image: Tensor | None,
-        span_positions: Any,
-        attention_mask: Tensor | None,
-        image_mask: Tensor | None,
-        noise: dict[str, Tensor] | None,
-    ) -> Any:
+    def represent(self, states: EncoderStates) -> Any:
         """What the method makes of encoder states.
 
         Args:
-            input_ids: Token ids, shape (B, n).
-            text: Text states, shape (B, n, d).
-            image: Image states at the text's width, shape (B, m, d), or None; 0 where a sample has
-                no picture.
-            span_positions: Token positions of the markers, shape (B, spans, 2).
-            attention_mask: 1 where there is a token, shape (B, n).
-            image_mask: Samples that have a picture, shape (B,); None without pictures.
-            noise: Noise to use in place of fresh noise.
+            states: What the encoders made of a batch.
 
         Returns:
             As :meth:`encode`.
@@ -281,6 +214,15 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
         with lorentz.full_precision(h.device):
             samples = self.scorer.place(self.scorer.project_samples(h), c)
             return self.scorer.compare(samples, label_vectors, c)
+
+    def meet_labels(self, label_embeddings: Tensor, seen_mask: Tensor | None) -> None:
+        """Called in training before labels are scored, for methods that keep something of them.
+
+        Args:
+            label_embeddings: Label encodings, shape (K, d).
+            seen_mask: Labels with training samples, shape (K,); all if None.
+        """
+        del label_embeddings, seen_mask
 
     def classification_loss(self, step: TrainingStep) -> Tensor:
         """Loss of the scores of real samples, over the seen labels; see :mod:`losses`."""
@@ -392,6 +334,8 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
     ) -> ZeroShotTypingOutput:
         """Scores encoded samples against label encodings; arguments as of :meth:`forward`."""
         h = encoded.representation
+        if self.training and labels is not None:
+            self.meet_labels(label_embeddings, seen_mask)
         with lorentz.full_precision(h.device):
             logits = self.score(encoded, self.prepare_labels(label_embeddings))
             terms = None

@@ -20,6 +20,7 @@ from modeling_hmgrl.baselines.movcnet import regions_of
 from modeling_hmgrl.baselines.re_matching import purified
 from modeling_hmgrl.baselines.zs_ska import analogy
 from modeling_hmgrl.fusion import MAX_LOG_SCALE
+from modeling_hmgrl.outputs import EncoderStates
 
 TEXT = "anna sees the fox today"
 SPANS = [[14, 17]]
@@ -61,7 +62,8 @@ def test_mmproto_adds_the_mean_image_token():
     text, image = random(2, 9, 32), random(2, 5, 32, seed=1)
     spans = torch.tensor([[[1, 4]], [[2, 6]]])
     mask = torch.tensor([True, False])
-    found = model.represent(torch.zeros(2, 9), text, image, spans, None, mask, None).representation
+    states = EncoderStates(torch.zeros(2, 9), text, image, spans, image_mask=mask)
+    found = model.represent(states).representation
     torch.testing.assert_close(found[0, 32:], image[0].mean(0))
     assert not found[1, 32:].any()
     torch.testing.assert_close(found[1, :32], text[1, 3:6].mean(0))
@@ -87,8 +89,8 @@ def test_movcnet_sees_its_regions_alone_and_leaves_mentions_without_a_picture():
 
     def of(image):
         with torch.no_grad():
-            batch = (torch.zeros(2, 9), text, image, spans, None, mask, None)
-            return model.represent(*batch).representation
+            states = EncoderStates(torch.zeros(2, 9), text, image, spans, image_mask=mask)
+            return model.represent(states).representation
 
     mentions = model.encoders.mentions(text, spans)[:, 0]
     found = of(image)

@@ -10,8 +10,8 @@ from transformers import BertConfig, ViTConfig
 
 from modeling_hmgrl import HMGRLConfig, HMGRLForZeroShotTyping, lorentz, losses
 from modeling_hmgrl.lorentz_layers import LorentzLinear
+from modeling_hmgrl.outputs import TrainingStep
 from modeling_hmgrl.variational import HMCVAE, HVIB
-from modeling_hmgrl.zero_shot_typing import TrainingStep
 
 FOLDER = Path(__file__).parent / "golden"
 RADII = ("0.5", "1.0", "2.0")

@@ -7,15 +7,11 @@ a bilinear form, here the product of two projections. Give descriptions as the l
 (``--label-text described``); a label without one stands with its name.
 """
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
 
 from ..configuration_hmgrl import ZeroShotTypingConfig
-from ..outputs import SampleEncoding
-from ..starts import ConstantLinear
-from .method import Method, entity_of, masked_softmax
+from ..outputs import EncoderStates, SampleEncoding
+from .method import ContextMethod, entity_of
 
 
 class DBZFETConfig(ZeroShotTypingConfig):
@@ -29,35 +25,13 @@ class DBZFETConfig(ZeroShotTypingConfig):
         return [1.0, 1.0]
 
 
-class DBZFETForZeroShotTyping(Method):
+class DBZFETForZeroShotTyping(ContextMethod):
     """DBZFET: mention and attentively pooled context against descriptions; text alone."""
 
     config: DBZFETConfig
-    uses_images = False
-    tasks = ("typing",)
-    _keep_in_fp32_modules_strict = ["scorer", "query", "key"]  # noqa: RUF012 - the form it asks for
 
-    def build(self, config: DBZFETConfig) -> None:
-        """Makes the attention."""
-        self.query = ConstantLinear(config.text_width, config.text_width)  # starts uniform
-        self.key = nn.Linear(config.text_width, config.text_width, bias=False)
-
-    def represent(
-        self,
-        input_ids: Tensor,
-        text: Tensor,
-        image: Tensor | None,
-        span_positions: Any,
-        attention_mask: Tensor | None,
-        image_mask: Tensor | None,
-        noise: dict[str, Tensor] | None,
-    ) -> SampleEncoding:
-        """[mention; context]; arguments as of :meth:`ZeroShotTypingModel.represent`."""
-        del input_ids, image, image_mask, noise
-        mention = entity_of(self.encoders.mentions(text, span_positions))
-        logits = (self.key(text) @ self.query(mention).unsqueeze(-1)).squeeze(-1)
-        mask = attention_mask if self.config.mask_padding else None
-        context = self.encoders.outside(span_positions, mask, text)
-        weights = masked_softmax(logits / text.shape[-1] ** 0.5, context)
-        pooled = (weights.unsqueeze(1) @ text).squeeze(1)
+    def represent(self, states: EncoderStates) -> SampleEncoding:
+        """[mention; context]."""
+        mention = entity_of(self.encoders.mentions(states.text, states.span_positions))
+        pooled, weights = self.pool_context(states, mention)
         return SampleEncoding(torch.cat([mention, pooled], dim=-1), weights)

@@ -4,12 +4,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..configuration_hmgrl import ZeroShotTypingConfig
 from ..encoders import Encoders
 from ..fusion import LabelScorer
+from ..outputs import EncoderStates
+from ..starts import ConstantLinear
 from ..zero_shot_typing import ZeroShotTypingModel
 
 
@@ -56,6 +58,33 @@ class Method(ZeroShotTypingModel):
 
     def build(self, config: Any) -> None:
         """Makes the method's own modules."""
+
+
+class ContextMethod(Method):
+    """A method for typing that asks the context, the tokens outside of the mention, by attention.
+
+    It is a method of text alone, and its attention starts uniform.
+    """
+
+    uses_images = False
+    tasks = ("typing",)
+    _keep_in_fp32_modules_strict = ["scorer", "query", "key"]  # noqa: RUF012 - the form it asks for
+
+    def build(self, config: Any) -> None:
+        """Makes the attention."""
+        self.query = ConstantLinear(config.text_width, config.text_width)
+        self.key = nn.Linear(config.text_width, config.text_width, bias=False)
+
+    def context_of(self, states: EncoderStates) -> Tensor:
+        """Which tokens are context, bool, shape (B, n)."""
+        return self.encoders.outside(states.span_positions, states.text_mask, states.text)
+
+    def pool_context(self, states: EncoderStates, mention: Tensor) -> tuple[Tensor, Tensor]:
+        """Pools the context with mentions (B, d) as queries: (B, d), and the weights, (B, n)."""
+        text = states.text
+        logits = (self.key(text) @ self.query(mention).unsqueeze(-1)).squeeze(-1)
+        weights = masked_softmax(logits / text.shape[-1] ** 0.5, self.context_of(states))
+        return (weights.unsqueeze(1) @ text).squeeze(1), weights
 
 
 def image_mean(image: Tensor, mask: Tensor) -> Tensor:

@@ -21,15 +21,10 @@ from transformers import initialization as init
 from .. import losses
 from ..configuration_hmgrl import SHARED_PAPER_SETTINGS, ZeroShotTypingConfig
 from ..fusion import MAX_LOG_SCALE, CrossModalAttention
-from ..outputs import SampleEncoding
+from ..outputs import EncoderStates, SampleEncoding, TrainingStep
 from ..starts import ConstantLinear
-from ..zero_shot_typing import TrainingStep
+from ..variational import MAX_LOG_VAR, RESIDUAL_LOG_VAR
 from .method import Method, entity_of, reversed_gradient
-
-# exp(30) is 1e13: far beyond any useful variance, and its square is still finite in float32
-_MAX_LOG_VAR = 30.0
-# log variance of the residual experts' prior, as in HMGRL's residual bottleneck
-_RESIDUAL_LOG_VAR = math.log(0.01)
 
 
 class MGVMoEConfig(ZeroShotTypingConfig):
@@ -105,11 +100,11 @@ class VariationalExperts(nn.Module):
     def __init__(self, width: int, experts: int, residual: bool) -> None:
         super().__init__()
         self.experts, self.residual = experts, residual
-        self.prior_log_var = _RESIDUAL_LOG_VAR if residual else 0.0
+        self.prior_log_var = RESIDUAL_LOG_VAR if residual else 0.0
         self.gate = nn.Linear(width, experts)
         if residual:
             self.mu: nn.Linear = ConstantLinear(width, width * experts)
-            self.log_var: nn.Linear = ConstantLinear(width, width * experts, _RESIDUAL_LOG_VAR)
+            self.log_var: nn.Linear = ConstantLinear(width, width * experts, RESIDUAL_LOG_VAR)
         else:
             self.mu = nn.Linear(width, width * experts)
             self.log_var = nn.Linear(width, width * experts)
@@ -119,7 +114,7 @@ class VariationalExperts(nn.Module):
         shape = (*x.shape[:-1], self.experts, x.shape[-1])
         gate = self.gate(x).softmax(-1)
         mu = self.mu(x).view(shape)
-        log_var = self.log_var(x).view(shape).clamp(max=_MAX_LOG_VAR)
+        log_var = self.log_var(x).view(shape).clamp(max=MAX_LOG_VAR)
         scale = math.exp(-0.5 * self.prior_log_var)
         kl = losses.gaussian_kl(mu * scale, log_var - self.prior_log_var).sum(-1)
         drawn = mu + torch.exp(0.5 * log_var) * torch.randn_like(mu) if self.training else mu
@@ -168,29 +163,19 @@ class MGVMoEForZeroShotTyping(Method):
         if self.config.vision_config is not None:
             init.constant_(self.contrast_log_scale, -math.log(self.config.temperature_init))
 
-    def represent(
-        self,
-        input_ids: Tensor,
-        text: Tensor,
-        image: Tensor | None,
-        span_positions: Any,
-        attention_mask: Tensor | None,
-        image_mask: Tensor | None,
-        noise: dict[str, Tensor] | None,
-    ) -> MGVMoEEncoding:
-        """H = [h_CLS; mentions; r]; arguments as of :meth:`ZeroShotTypingModel.represent`."""
-        del input_ids, noise
-        text_mask = attention_mask if self.config.mask_padding else None
+    def represent(self, states: EncoderStates) -> MGVMoEEncoding:
+        """H = [h_CLS; mentions; r]."""
+        text = states.text
         text_z = self.experts(text)
-        image_z = None if image is None else self.experts(image)
-        mentions = self.encoders.mentions(text, span_positions)
+        image_z = None if states.image is None else self.experts(states.image)
+        mentions = self.encoders.mentions(text, states.span_positions)
         entity = torch.cat([text[:, 0], entity_of(mentions)], dim=-1)
         pooled, attention = self.fusion(
             entity,
             text_z.sample,
             None if image_z is None else image_z.sample,
-            text_mask,
-            image_mask,
+            states.text_mask,
+            states.image_mask,
         )
         return MGVMoEEncoding(
             representation=torch.cat([entity, pooled], dim=-1),

@@ -4,13 +4,10 @@ Source: Wan et al. 2021, as HMGRL (arXiv 2603.16259) compares itself with it: th
 tokens stands beside the mention states. A sample without a picture has 0 in its place.
 """
 
-from typing import Any
-
 import torch
-from torch import Tensor
 
 from ..configuration_hmgrl import ZeroShotTypingConfig
-from ..outputs import SampleEncoding
+from ..outputs import EncoderStates, SampleEncoding
 from .method import Method, entity_of, image_mean
 
 
@@ -30,20 +27,11 @@ class MMProtoForZeroShotTyping(Method):
 
     config: MMProtoConfig
 
-    def represent(
-        self,
-        input_ids: Tensor,
-        text: Tensor,
-        image: Tensor | None,
-        span_positions: Any,
-        attention_mask: Tensor | None,
-        image_mask: Tensor | None,
-        noise: dict[str, Tensor] | None,
-    ) -> SampleEncoding:
-        """Mentions and picture; arguments as of :meth:`ZeroShotTypingModel.represent`."""
-        del input_ids, attention_mask, noise
-        entity = entity_of(self.encoders.mentions(text, span_positions))
+    def represent(self, states: EncoderStates) -> SampleEncoding:
+        """Mentions and picture."""
+        text = states.text
+        entity = entity_of(self.encoders.mentions(text, states.span_positions))
         picture = text.new_zeros(len(text), text.shape[-1])
-        if image is not None and image_mask is not None:
-            picture = image_mean(image, image_mask)
+        if states.image is not None and states.image_mask is not None:
+            picture = image_mean(states.image, states.image_mask)
         return SampleEncoding(torch.cat([entity, picture], dim=-1))

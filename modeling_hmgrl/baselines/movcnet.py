@@ -7,14 +7,12 @@ detector; here they are the image tokens that the image encoder's class token is
 states are what a run keeps of a picture. A sample without a picture keeps its mentions as they are.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..configuration_hmgrl import ZeroShotTypingConfig
-from ..outputs import SampleEncoding
+from ..outputs import EncoderStates, SampleEncoding
 from .method import Method, entity_of
 
 
@@ -88,22 +86,13 @@ class MOVCNetForZeroShotTyping(Method):
         self.cross_modal = CrossModalLayer(config.text_width, config.num_heads, config.dropout)
         self.gate = nn.Linear(2 * config.text_width, config.text_width)
 
-    def represent(
-        self,
-        input_ids: Tensor,
-        text: Tensor,
-        image: Tensor | None,
-        span_positions: Any,
-        attention_mask: Tensor | None,
-        image_mask: Tensor | None,
-        noise: dict[str, Tensor] | None,
-    ) -> SampleEncoding:
-        """Gated mentions; arguments as of :meth:`ZeroShotTypingModel.represent`."""
-        del input_ids, attention_mask, noise
-        mentions = self.encoders.mentions(text, span_positions)
+    def represent(self, states: EncoderStates) -> SampleEncoding:
+        """Gated mentions."""
+        image, image_mask, spans = states.image, states.image_mask, states.span_positions
+        mentions = self.encoders.mentions(states.text, spans)
         if image is not None and image_mask is not None and image.shape[1] > 1:
-            looked = self.cross_modal(text, regions_of(image, self.config.num_regions))
-            context = self.encoders.mentions(looked, span_positions)
+            looked = self.cross_modal(states.text, regions_of(image, self.config.num_regions))
+            context = self.encoders.mentions(looked, spans)
             gate = torch.sigmoid(self.gate(torch.cat([mentions, context], dim=-1)))
             gate = gate * image_mask.to(gate.dtype)[:, None, None]
             mentions = (1 - gate) * mentions + gate * context

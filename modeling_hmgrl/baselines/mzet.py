@@ -19,9 +19,8 @@ from transformers import initialization as init
 
 from .. import lorentz
 from ..configuration_hmgrl import ZeroShotTypingConfig
-from ..outputs import SampleEncoding, ZeroShotTypingOutput
-from ..starts import ConstantLinear
-from .method import Method, entity_of, masked_softmax
+from ..outputs import EncoderStates, SampleEncoding
+from .method import ContextMethod, entity_of
 
 _CHARACTERS = 16  # of a token, the rest is cut
 _ALPHABET = 256  # characters beyond share the places of those below
@@ -48,12 +47,10 @@ class MZETConfig(ZeroShotTypingConfig):
         return [1.0, 0.0, 0.5, 0.5]
 
 
-class MZETForZeroShotTyping(Method):
+class MZETForZeroShotTyping(ContextMethod):
     """MZET: characters, words and context of a mention, and a memory of seen types; text alone."""
 
     config: MZETConfig
-    uses_images = False
-    tasks = ("typing",)
     memory: Tensor
     filled: Tensor
     characters: Tensor
@@ -64,9 +61,8 @@ class MZETForZeroShotTyping(Method):
 
     def build(self, config: MZETConfig) -> None:
         """Makes the features and the memory."""
+        super().build(config)
         width, size = config.text_width, config.character_size
-        self.query = ConstantLinear(width, width)  # attention over the context starts uniform
-        self.key = nn.Linear(width, width, bias=False)
         self.character_embedding = nn.Embedding(_ALPHABET, size)
         self.character_filter = nn.Conv1d(size, 2 * size, kernel_size=3, padding=1)
         self.character_map = nn.Linear(2 * size, width)
@@ -142,50 +138,21 @@ class MZETForZeroShotTyping(Method):
         likeness = F.normalize(labels, dim=-1) @ F.normalize(slots, dim=-1).T
         return (likeness / self.config.memory_temperature).softmax(-1) @ slots
 
-    def represent(
-        self,
-        input_ids: Tensor,
-        text: Tensor,
-        image: Tensor | None,
-        span_positions: Any,
-        attention_mask: Tensor | None,
-        image_mask: Tensor | None,
-        noise: dict[str, Tensor] | None,
-    ) -> SampleEncoding:
-        """[words; characters; context; memory]; arguments as of the base class."""
-        del image, image_mask, noise
-        mention = entity_of(self.encoders.mentions(text, span_positions))
-        inside = self.encoders.inside(span_positions, text.shape[1])[:, 0]
-        logits = (self.key(text) @ self.query(mention).unsqueeze(-1)).squeeze(-1)
-        mask = attention_mask if self.config.mask_padding else None
-        context = self.encoders.outside(span_positions, mask, text)
-        weights = masked_softmax(logits / text.shape[-1] ** 0.5, context)
-        pooled = (weights.unsqueeze(1) @ text).squeeze(1)
-        parts = [
-            mention, self.character_features(input_ids, inside), pooled, self.read(mention)
-        ]  # fmt: skip
+    def represent(self, states: EncoderStates) -> SampleEncoding:
+        """[words; characters; context; memory]."""
+        text, spans = states.text, states.span_positions
+        mention = entity_of(self.encoders.mentions(text, spans))
+        inside = self.encoders.inside(spans, text.shape[1])[:, 0]
+        characters = self.character_features(states.input_ids, inside)
+        pooled, weights = self.pool_context(states, mention)
+        parts = [mention, characters, pooled, self.read(mention)]
         return SampleEncoding(torch.cat(parts, dim=-1), weights)
 
     def prepare_labels(self, label_embeddings: Tensor) -> Tensor:
         """Placed projections of the types as mixtures of slots, (K, d_p)."""
         return super().prepare_labels(self.associate(lorentz.wide(label_embeddings)))
 
-    def classify(
-        self,
-        encoded: Any,
-        label_embeddings: Tensor,
-        attention_mask: Tensor | None = None,
-        image_mask: Tensor | None = None,
-        seen_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        generator_label_embeddings: Tensor | None = None,
-        noise: dict[str, Tensor] | None = None,
-    ) -> ZeroShotTypingOutput:
-        """Writes the memory in training, then scores; arguments as of the base class."""
-        if self.training and labels is not None:
-            seen = label_embeddings if seen_mask is None else label_embeddings[seen_mask.bool()]
-            self.write(seen)
-        return super().classify(
-            encoded, label_embeddings, attention_mask, image_mask, seen_mask, labels,
-            generator_label_embeddings, noise,
-        )  # fmt: skip
+    def meet_labels(self, label_embeddings: Tensor, seen_mask: Tensor | None) -> None:
+        """Writes the encodings of the seen types into the memory."""
+        seen = label_embeddings if seen_mask is None else label_embeddings[seen_mask.bool()]
+        self.write(seen)

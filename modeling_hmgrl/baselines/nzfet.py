@@ -6,16 +6,14 @@ and [mention; context of that label] is scored against it.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import lorentz
 from ..configuration_hmgrl import ZeroShotTypingConfig
-from ..outputs import SampleEncoding
-from ..starts import ConstantLinear
-from .method import Method, entity_of, masked_softmax
+from ..outputs import EncoderStates, SampleEncoding
+from .method import ContextMethod, entity_of, masked_softmax
 
 _LABEL_CHUNK = 256  # labels whose contexts are made at once: (B, 256, d) in memory
 
@@ -44,36 +42,17 @@ class NZFETEncoding(SampleEncoding):
     context: Tensor = None  # type: ignore[assignment]
 
 
-class NZFETForZeroShotTyping(Method):
+class NZFETForZeroShotTyping(ContextMethod):
     """NZFET: mention and a context for each label, against the label; text alone."""
 
     config: NZFETConfig
-    uses_images = False
-    tasks = ("typing",)
-    _keep_in_fp32_modules_strict = ["scorer", "query", "key"]  # noqa: RUF012 - the form it asks for
 
-    def build(self, config: NZFETConfig) -> None:
-        """Makes the attention."""
-        self.query = ConstantLinear(config.text_width, config.text_width)  # starts uniform
-        self.key = nn.Linear(config.text_width, config.text_width, bias=False)
-
-    def represent(
-        self,
-        input_ids: Tensor,
-        text: Tensor,
-        image: Tensor | None,
-        span_positions: Any,
-        attention_mask: Tensor | None,
-        image_mask: Tensor | None,
-        noise: dict[str, Tensor] | None,
-    ) -> NZFETEncoding:
-        """Mention and tokens; arguments as of :meth:`ZeroShotTypingModel.represent`."""
-        del input_ids, image, image_mask, noise
-        mask = attention_mask if self.config.mask_padding else None
+    def represent(self, states: EncoderStates) -> NZFETEncoding:
+        """Mention and tokens."""
         return NZFETEncoding(
-            representation=entity_of(self.encoders.mentions(text, span_positions)),
-            text=text,
-            context=self.encoders.outside(span_positions, mask, text),
+            representation=entity_of(self.encoders.mentions(states.text, states.span_positions)),
+            text=states.text,
+            context=self.context_of(states),
         )
 
     def prepare_labels(self, label_embeddings: Tensor) -> Tensor:

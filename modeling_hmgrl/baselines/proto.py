@@ -6,12 +6,8 @@ and the encoding l of the label's name. Ma et al. embed mentions by hand-made fe
 two maps by a ranking loss; here the shared text encoder takes the place of the features.
 """
 
-from typing import Any
-
-from torch import Tensor
-
 from ..configuration_hmgrl import ZeroShotTypingConfig
-from ..outputs import SampleEncoding
+from ..outputs import EncoderStates, SampleEncoding
 from .method import Method, entity_of
 
 
@@ -32,16 +28,6 @@ class ProtoForZeroShotTyping(Method):
     config: ProtoConfig
     uses_images = False
 
-    def represent(
-        self,
-        input_ids: Tensor,
-        text: Tensor,
-        image: Tensor | None,
-        span_positions: Any,
-        attention_mask: Tensor | None,
-        image_mask: Tensor | None,
-        noise: dict[str, Tensor] | None,
-    ) -> SampleEncoding:
-        """The mentions side by side; arguments as of :meth:`ZeroShotTypingModel.represent`."""
-        del input_ids, image, attention_mask, image_mask, noise
-        return SampleEncoding(entity_of(self.encoders.mentions(text, span_positions)))
+    def represent(self, states: EncoderStates) -> SampleEncoding:
+        """The mentions side by side."""
+        return SampleEncoding(entity_of(self.encoders.mentions(states.text, states.span_positions)))

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from .. import lorentz, losses
 from ..configuration_hmgrl import SHARED_PAPER_SETTINGS, ZeroShotTypingConfig
 from ..fusion import Comparison
-from ..outputs import SampleEncoding
+from ..outputs import EncoderStates, SampleEncoding, TrainingStep
 from ..starts import BlockLinear
-from ..zero_shot_typing import TrainingStep
 from .method import Method, entity_of, margin_loss, reversed_gradient
 
 
@@ -101,22 +100,14 @@ class REMatchingForZeroShotTyping(Method):
         """Encodes descriptions by parts, (K, 3d): head, tail, context."""
         return self.encode_parts(input_ids, attention_mask)
 
-    def represent(
-        self,
-        input_ids: Tensor,
-        text: Tensor,
-        image: Tensor | None,
-        span_positions: Any,
-        attention_mask: Tensor | None,
-        image_mask: Tensor | None,
-        noise: dict[str, Tensor] | None,
-    ) -> REMatchingEncoding:
-        """Head, tail, purified context; arguments as of :meth:`ZeroShotTypingModel.represent`."""
-        del input_ids, image, image_mask, noise
-        mentions = self.entity_map(self.dropout(self.encoders.mentions(text, span_positions)))
+    def represent(self, states: EncoderStates) -> REMatchingEncoding:
+        """Head, tail, purified context."""
+        text = states.text
+        mentions = self.encoders.mentions(text, states.span_positions)
+        mentions = self.entity_map(self.dropout(mentions))
         logits = self.context_score(text).squeeze(-1)
-        if self.config.mask_padding and attention_mask is not None:
-            logits = logits.masked_fill(~attention_mask.bool(), -torch.inf)
+        if states.text_mask is not None:
+            logits = logits.masked_fill(~states.text_mask.bool(), -torch.inf)
         weights = logits.softmax(1)
         pooled = (weights.unsqueeze(1) @ text).squeeze(1)
         irrelevant = self.irrelevant_projection(pooled)

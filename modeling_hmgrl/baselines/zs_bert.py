@@ -19,8 +19,7 @@ from .. import lorentz
 from ..configuration_hmgrl import SHARED_PAPER_SETTINGS, ZeroShotTypingConfig
 from ..encoders import Encoders
 from ..fusion import Comparison, make_projection
-from ..outputs import SampleEncoding
-from ..zero_shot_typing import TrainingStep
+from ..outputs import EncoderStates, SampleEncoding, TrainingStep
 from .method import Method, entity_of, margin_loss
 
 
@@ -92,21 +91,11 @@ class ZSBERTForZeroShotTyping(Method):
                 return self.encode_parts(input_ids, attention_mask, self.description)
             return self.description.encode_labels(input_ids, attention_mask)
 
-    def represent(
-        self,
-        input_ids: Tensor,
-        text: Tensor,
-        image: Tensor | None,
-        span_positions: Any,
-        attention_mask: Tensor | None,
-        image_mask: Tensor | None,
-        noise: dict[str, Tensor] | None,
-    ) -> SampleEncoding:
-        """The attribute vector; arguments as of :meth:`ZeroShotTypingModel.represent`."""
-        del input_ids, image, attention_mask, image_mask, noise
-        mentions = self.encoders.mentions(text, span_positions)
-        states = torch.tanh(torch.cat([text[:, 0], entity_of(mentions)], dim=-1))
-        return SampleEncoding(torch.tanh(self.attribute(self.dropout(states))))
+    def represent(self, states: EncoderStates) -> SampleEncoding:
+        """The attribute vector."""
+        mentions = self.encoders.mentions(states.text, states.span_positions)
+        joined = torch.tanh(torch.cat([states.text[:, 0], entity_of(mentions)], dim=-1))
+        return SampleEncoding(torch.tanh(self.attribute(self.dropout(joined))))
 
     def prepare_labels(self, label_embeddings: Tensor) -> Tensor:
         """Places descriptions, (K, d)."""

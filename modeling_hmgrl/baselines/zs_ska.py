@@ -20,9 +20,8 @@ from torch import Tensor
 
 from .. import lorentz, losses
 from ..configuration_hmgrl import SHARED_PAPER_SETTINGS, ZeroShotTypingConfig
-from ..outputs import SampleEncoding
+from ..outputs import EncoderStates, SampleEncoding, TrainingStep
 from ..starts import ConstantLinear
-from ..zero_shot_typing import TrainingStep
 from .method import Method
 
 
@@ -81,23 +80,14 @@ class ZSSKAForZeroShotTyping(Method):
         super().add_markers(processor)
         self.config.mask_token_id = processor.tokenizer.mask_token_id
 
-    def represent(
-        self,
-        input_ids: Tensor,
-        text: Tensor,
-        image: Tensor | None,
-        span_positions: Any,
-        attention_mask: Tensor | None,
-        image_mask: Tensor | None,
-        noise: dict[str, Tensor] | None,
-    ) -> SampleEncoding:
-        """The state of the mask; arguments as of :meth:`ZeroShotTypingModel.represent`.
+    def represent(self, states: EncoderStates) -> SampleEncoding:
+        """The state of the mask.
 
         Raises:
             ValueError: If a text has no mask.
         """
-        del image, span_positions, attention_mask, image_mask, noise
-        masks = input_ids.eq(-1 if self.config.mask_token_id is None else self.config.mask_token_id)
+        mask_id, text = self.config.mask_token_id, states.text
+        masks = states.input_ids.eq(-1 if mask_id is None else mask_id)
         if not masks.any(1).all():
             raise ValueError(
                 "input_ids: a text has no [MASK], expected a processor with prompt=True"
