@@ -19,7 +19,8 @@ from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 
 from dataset_scripts import GZSData, load_gzs
-from modeling_hmgrl import HMGRLProcessor, HMGRLTrainer, HMGRLTrainingArguments
+from hmgrl.train import make_model
+from modeling_hmgrl import HMGRLTrainer, HMGRLTrainingArguments
 from modeling_hmgrl.baselines import METHODS, label_similarity, majority
 from modeling_hmgrl.calibration import best_gamma
 from modeling_hmgrl.labels import LabelSets
@@ -205,16 +206,16 @@ def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
         report = _reference(cell, setting, labels, data)
     else:
         report = _trained(cell, setting, labels, data, place)
-    report["data"] = data.report.to_dict()
     return {"cell": asdict(cell), "seconds": time.perf_counter() - started, **report}
 
 
-def _scoring(cell: Cell, method: Any) -> dict[str, Any]:
+def _scoring(cell: Cell) -> dict[str, Any]:
     """Settings of a cell's scoring; a method that has parts of its own, or none, keeps to that."""
     settings = dict(SCORINGS[cell.scoring])
     if cell.scoring != "published":
         settings |= RECIPES.get(cell.method, {})
-    return settings if method.takes_label_parts else settings | {"label_parts": False}
+    takes_parts = METHODS[cell.method].takes_label_parts
+    return settings if takes_parts else settings | {"label_parts": False}
 
 
 def _has_pictures(data: GZSData) -> bool:
@@ -224,25 +225,15 @@ def _has_pictures(data: GZSData) -> bool:
 def _trained(
     cell: Cell, setting: Setting, labels: LabelSets, data: GZSData, place: Place
 ) -> dict[str, Any]:
-    method: Any = METHODS[cell.method]
-    use_images = method.uses_images and _has_pictures(data)
-    vision = setting.vision if use_images else None
     set_seed(cell.seed)
-    shape: dict[str, Any] = dict(method.processor_settings)
-    if setting.paper:
-        shape |= {"pad_to_max_length": True}
-    processor = HMGRLProcessor.from_backbones(setting.text, vision, task=data.task, **shape)
-    model = method.from_backbones(
+    scoring = {} if setting.paper else _scoring(cell)
+    model, processor = make_model(
+        cell.method,
+        data.task,
         setting.text,
-        vision,
-        processor=processor,
-        paper_settings=setting.paper,
-        task=data.task,
-        **{
-            **({} if setting.paper else _scoring(cell, method)),
-            **setting.model,
-            **dict(cell.changes),
-        },
+        setting.vision if _has_pictures(data) else None,
+        scoring | setting.model | dict(cell.changes),
+        setting.paper,
     )
     recipe = HMGRLTrainingArguments.paper(data.task) if setting.paper else {}
     folder = place.out / "runs" / cell.name
@@ -259,7 +250,8 @@ def _trained(
     )
     trainer = HMGRLTrainer(
         model, processor, arguments, labels,
-        data.splits["train"], data.splits["validation"], data.splits["test"], method=cell.method,
+        data.splits["train"], data.splits["validation"], data.splits["test"],
+        data_report=data.report.to_dict(), method=cell.method,
     )  # fmt: skip
     report = trainer.train()
     scores, truth = trainer.scores("test")
@@ -279,4 +271,5 @@ def _reference(cell: Cell, setting: Setting, labels: LabelSets, data: GZSData) -
         encoder = AutoModel.from_pretrained(setting.text, add_pooling_layer=False)
         tokenizer = AutoTokenizer.from_pretrained(setting.text)
         report = label_similarity(encoder, tokenizer, labels, validation, test)
-    return {"method": cell.method, "task": data.task, "seed": cell.seed, **report}
+    described = {"method": cell.method, "task": data.task, "seed": cell.seed}
+    return described | {"data": data.report.to_dict()} | report

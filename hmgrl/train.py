@@ -128,6 +128,44 @@ def settings_of(pairs: list[str], method: str = "hmgrl") -> dict[str, Any]:
     return settings
 
 
+def make_model(
+    method: str,
+    task: str,
+    text: str,
+    vision: str | None,
+    settings: dict[str, Any],
+    paper: bool = False,
+    max_length: int = 128,
+) -> tuple[Any, Any]:
+    """Makes an untrained model of a method, and its processor.
+
+    Args:
+        method: Name in :data:`baselines.METHODS`.
+        task: "typing" or "relation".
+        text: Folder or Hub name of the text encoder.
+        vision: Folder or Hub name of the image encoder, or None; a method of text alone has none.
+        settings: Fields of the method's configuration.
+        paper: Whether all else, the lengths too, is as published.
+        max_length: Most tokens of a text, where that is not as published.
+
+    Returns:
+        Model and processor.
+    """
+    from modeling_hmgrl import HMGRLProcessor  # noqa: PLC0415 - not needed for help
+
+    kind: Any = METHODS[method]
+    vision = vision if kind.uses_images else None
+    lengths: dict[str, Any] = {"max_length": max_length}
+    if paper:
+        lengths = PAPER_LENGTHS[task] | {"pad_to_max_length": True}
+    lengths |= kind.processor_settings
+    processor = HMGRLProcessor.from_backbones(text, vision, task=task, **lengths)
+    model = kind.from_backbones(
+        text, vision, processor=processor, paper_settings=paper, task=task, **settings
+    )
+    return model, processor
+
+
 def run(options: argparse.Namespace) -> None:
     """Trains, prints the scores and leaves the run's folder behind.
 
@@ -139,12 +177,11 @@ def run(options: argparse.Namespace) -> None:
     """
     from accelerate.utils import set_seed  # noqa: PLC0415 - not needed for help, like these
 
-    from modeling_hmgrl import HMGRLProcessor, HMGRLTrainer  # noqa: PLC0415
+    from modeling_hmgrl import HMGRLTrainer  # noqa: PLC0415
     from modeling_hmgrl.labels import LabelSets  # noqa: PLC0415
     from modeling_hmgrl.reporting import score_table  # noqa: PLC0415
 
     on_cpu()
-    method: Any = METHODS[options.method]
     settings = settings_of(options.set, options.method)
     data = load_data(options)
     given = {n: getattr(options, n) for n in HMGRLTrainingArguments.names() if n in options}
@@ -158,22 +195,14 @@ def run(options: argparse.Namespace) -> None:
         data.label_texts,
     )
     set_seed(arguments.seed)  # new parameters follow it
-    no_images = options.no_images or not method.uses_images
-    vision = None if no_images else options.vision_encoder
-    lengths: dict[str, Any] = {"max_length": options.max_length}
-    if options.paper:
-        lengths = PAPER_LENGTHS[data.task] | {"pad_to_max_length": True}
-    lengths |= method.processor_settings
-    processor = HMGRLProcessor.from_backbones(
-        options.text_encoder, vision, task=data.task, **lengths
-    )
-    model = method.from_backbones(
+    model, processor = make_model(
+        options.method,
+        data.task,
         options.text_encoder,
-        vision,
-        processor=processor,
-        paper_settings=options.paper,
-        task=data.task,
-        **settings,
+        None if options.no_images else options.vision_encoder,
+        settings,
+        options.paper,
+        options.max_length,
     )
     references: dict[str, Any] = {}
     if options.references and not options.no_test:
