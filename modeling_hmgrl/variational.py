@@ -114,6 +114,53 @@ class HVIB(nn.Module):
         return Posterior(z, mu, log_var, kl)
 
 
+def _perceptron(width: int, size: int) -> nn.Sequential:
+    """The decoder's layers: two hidden ones as wide as the input (eq. 10)."""
+    return nn.Sequential(
+        nn.Linear(width, width),
+        nn.LeakyReLU(0.2),
+        nn.Linear(width, width),
+        nn.LeakyReLU(0.2),
+        nn.Linear(width, size),
+    )
+
+
+class PartDecoder(nn.Module):
+    """Decodes head, tail and context of a relation, each from its part of the label.
+
+    One decoder serves head and tail, which are entities alike: what it learnt of a person in one
+    relation it puts into every other relation of persons, where a decoder of whole labels would
+    know no more than the few labels seen. Mentions and context are decoded as what they have
+    beyond the label's encoding.
+
+    Args:
+        latent: Width d_v of the latent.
+        width: Width d of a part.
+    """
+
+    def __init__(self, latent: int, width: int) -> None:
+        super().__init__()
+        self.latent = latent
+        self.roles = nn.Linear(latent, 2 * latent)  # head and tail read the latent differently
+        self.entity = _perceptron(latent + width, width)
+        self.context = _perceptron(latent + width, 2 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Decodes [latent; head; tail; context], shape (..., d_v + 3d).
+
+        Returns:
+            [h_CLS; head; tail; pooled tokens], shape (..., 4d).
+        """
+        z, parts = x[..., : self.latent], x[..., self.latent :]
+        head, tail, context = parts.chunk(3, dim=-1)
+        head, tail = (
+            part + self.entity(torch.cat([role, part], dim=-1))
+            for role, part in zip(self.roles(z).chunk(2, dim=-1), (head, tail), strict=True)
+        )
+        whole, pooled = self.context(torch.cat([z, context], dim=-1)).chunk(2, dim=-1)
+        return torch.cat([whole, head, tail, pooled + context], dim=-1)
+
+
 class HMCVAE(nn.Module):
     """Hyperbolic multimodal conditional variational autoencoder (eq. 8-11).
 
@@ -129,6 +176,7 @@ class HMCVAE(nn.Module):
             instead of a normal one in the tangent space.
         normalize: Whether H is scaled to half the clip radius before it is encoded. Raw
             representations are longer than that radius and saturate the layers.
+        parts: Whether conditions are labels by parts, to be decoded by :class:`PartDecoder`.
         layer_options: Options of :func:`lorentz_layers.make_linear`.
     """
 
@@ -140,19 +188,15 @@ class HMCVAE(nn.Module):
         layer: str = "lorentz",
         wrapped: bool = False,
         normalize: bool = False,
+        parts: bool = False,
         **layer_options: Any,
     ) -> None:
         super().__init__()
         self.latent, self.wrapped, self.normalize = latent, wrapped, normalize
         self.lorentz_mu = make_linear(layer, width, latent, **layer_options)
         self.lorentz_log_var = make_linear(layer, width, latent, **layer_options)
-        hidden = latent + condition
-        self.decoder = nn.Sequential(
-            nn.Linear(hidden, hidden),
-            nn.LeakyReLU(0.2),
-            nn.Linear(hidden, hidden),
-            nn.LeakyReLU(0.2),
-            nn.Linear(hidden, width),
+        self.decoder: nn.Module = (
+            PartDecoder(latent, condition // 3) if parts else _perceptron(latent + condition, width)
         )
 
     def encode(self, h: Tensor, c: float | Tensor = 1.0, noise: Tensor | None = None) -> Posterior:

@@ -123,3 +123,36 @@ def test_parts_survive_saving(tmp_path):
     assert again.config.separator_id == model.config.separator_id
     assert again.config.separator_id is not None
     torch.testing.assert_close(encoded_labels(again), encoded_labels(model))
+
+
+def test_an_imagined_part_comes_from_its_part_of_the_label():
+    model = tiny_method("hmgrl", "relation", label_parts=True)
+    width, latent = model.config.text_width, model.config.generator_latent_size
+    labels = encoded_labels(model)
+    noise = torch.randn(3, 4, latent)
+    others = labels.clone()
+    others[:, width : 2 * width] += 1.0  # another tail
+    first, second = (
+        model.hmcvae.generate(x, 4, noise).unflatten(-1, (4, width)) for x in (labels, others)
+    )
+    assert first.shape == (3, 4, 4, width)
+    changed = [not torch.equal(first[:, :, k], second[:, :, k]) for k in range(4)]
+    assert changed == [False, False, True, False]  # [h_CLS; head; tail; pooled]
+
+
+def test_one_decoder_serves_head_and_tail():
+    model = tiny_method("hmgrl", "relation", label_parts=True)
+    decoder = model.hmcvae.decoder
+    with torch.no_grad():  # both roles read the latent alike
+        half = decoder.latent
+        decoder.roles.weight[half:], decoder.roles.bias[half:] = (
+            decoder.roles.weight[:half],
+            decoder.roles.bias[:half],
+        )
+    labels = encoded_labels(model)
+    head, tail, context = labels.chunk(3, dim=-1)
+    noise = torch.randn(3, 2, half)
+    one = model.hmcvae.generate(labels, 2, noise)
+    other = model.hmcvae.generate(torch.cat([tail, head, context], dim=-1), 2, noise)
+    width = model.config.text_width
+    torch.testing.assert_close(one[..., width : 2 * width], other[..., 2 * width : 3 * width])
