@@ -25,6 +25,7 @@ from modeling_hmgrl.baselines import METHODS, label_similarity, majority
 from modeling_hmgrl.calibration import best_gamma
 from modeling_hmgrl.labels import LabelSets
 from modeling_hmgrl.reporting import write_json
+from modeling_hmgrl.trainer import REPORT_NAME
 
 REFERENCES = ("label_similarity", "majority")
 """Methods without training."""
@@ -82,6 +83,15 @@ SETTINGS: dict[str, Setting] = {
         _SMALL | {"max_steps": 400, "head_learning_rate": 5e-4},
     ),
     "fine_tuned": Setting("encoders/minilm", "encoders/vit-s", {}, _SMALL | {"max_steps": 300}),
+    # the same, all else as in the paper: what its switch does without its encoders and lengths of
+    # training
+    "frozen_paper": Setting(
+        "encoders/minilm",
+        "encoders/vit-s",
+        {"freeze_text": True, "freeze_vision": True},
+        _SMALL | {"max_steps": 400, "head_learning_rate": 5e-4},
+        paper=True,
+    ),
     # for a GPU of 24 GB
     "paper": Setting("bert-base-cased", "google/vit-base-patch16-384", paper=True),
 }
@@ -117,9 +127,9 @@ class Cell:
     @property
     def name(self) -> str:
         """Name of its file."""
+        recipe = None if self.scoring == "published" else RECIPES.get(self.method)
         told = json.dumps(
-            asdict(self)
-            | {"setting": asdict(SETTINGS[self.setting]), "recipe": RECIPES.get(self.method)}
+            asdict(self) | {"setting": asdict(SETTINGS[self.setting]), "recipe": recipe}
         )
         digest = hashlib.sha256(told.encode()).hexdigest()[:8]
         parts = [self.source, self.method, self.scoring, self.setting]
@@ -185,8 +195,30 @@ def run_cells(cells: Iterable[Cell], place: Place) -> list[dict[str, Any]]:
     return found
 
 
-def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
+def kept_run(cell: Cell, place: Place) -> Path:
+    """Trains a cell, unless its model is there, and keeps the model.
+
+    Returns:
+        The folder of the model.
+    """
+    folder = _run_folder(cell, place)
+    if not (folder / REPORT_NAME).is_file():
+        place.out.mkdir(parents=True, exist_ok=True)
+        write_json(place.out / f"{cell.name}.json", run_cell(cell, place, keep=True))
+    return folder
+
+
+def _run_folder(cell: Cell, place: Place) -> Path:
+    return place.out / "runs" / cell.name
+
+
+def run_cell(cell: Cell, place: Place, keep: bool = False) -> dict[str, Any]:
     """Trains and scores one cell.
+
+    Args:
+        cell: The cell.
+        place: Where things lie.
+        keep: Whether the trained model stays, in its run's folder.
 
     Returns:
         The run's report, with ``cell``, ``seconds`` and ``oracle``: the overall test score under
@@ -206,6 +238,8 @@ def run_cell(cell: Cell, place: Place) -> dict[str, Any]:
         report = _reference(cell, setting, labels, data)
     else:
         report = _trained(cell, setting, labels, data, place)
+        if not keep:
+            shutil.rmtree(_run_folder(cell, place), ignore_errors=True)
     return {"cell": asdict(cell), "seconds": time.perf_counter() - started, **report}
 
 
@@ -236,10 +270,9 @@ def _trained(
         setting.paper,
     )
     recipe = HMGRLTrainingArguments.paper(data.task) if setting.paper else {}
-    folder = place.out / "runs" / cell.name
     arguments = HMGRLTrainingArguments(
         **{
-            "output_dir": str(folder),
+            "output_dir": str(_run_folder(cell, place)),
             "seed": cell.seed,
             "tracker": "none",
             "save_epochs": 0,
@@ -257,7 +290,6 @@ def _trained(
     scores, truth = trainer.scores("test")
     oracle = best_gamma(scores, truth, labels.seen_mask("test"), metric=arguments.metric)
     report["oracle"] = {arguments.metric: oracle.value, "gamma": oracle.gamma}
-    shutil.rmtree(folder, ignore_errors=True)  # its report is what a cell is for
     return report
 
 

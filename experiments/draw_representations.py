@@ -49,7 +49,7 @@ NOTES = {
 }
 
 
-def parse() -> argparse.Namespace:
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -67,7 +67,7 @@ def parse() -> argparse.Namespace:
     add("--seed", type=int, default=0, help="seed of the choice of samples and of the layout")
     add("--batch-size", type=int, default=32, help="samples encoded at once")
     add_source_arguments(parser)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def chosen(data: Any, limit: int, seed: int) -> Any:
@@ -177,9 +177,9 @@ def described(scene: Scene) -> list[dict[str, Any]]:
     ]
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Encodes, lays out, measures, draws."""
-    arguments = parse()
+    arguments = parse(argv)
     if not 1 <= arguments.limit <= MAX_POINTS:
         raise SystemExit(f"--limit: got {arguments.limit}, expected 1 to {MAX_POINTS}")
     if importlib.util.find_spec("matplotlib") is None:

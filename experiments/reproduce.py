@@ -2,17 +2,20 @@
 
     python experiments/reproduce.py --table 1 --task mre --data-dir MNRE/mnre_txt --seeds 0 1 2
     python experiments/reproduce.py --figure 5a --task met --seeds 1 2 3
+    python experiments/reproduce.py --table parity --task met --seeds 1 2 3
 
 Each cell of the grid is one JSON file; the same command goes on where it stopped. Tables are
-printed and written as Markdown, figures as PNG. `--setting paper` takes BERT-base, ViT-B/16-384 and
-the authors' settings, and wants a GPU.
+printed and written as Markdown, figures as PNG; figure 6 draws one model, that of the first seed,
+as draw_representations.py does. `--setting paper` takes BERT-base, ViT-B/16-384 and the authors'
+settings, and wants a GPU.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from cells import SCORINGS, SETTINGS, Cell, Place, run_cells
+import draw_representations
+from cells import SCORINGS, SETTINGS, Cell, Place, kept_run, run_cells
 from comparison import paired_test, table, values
 from figures import draw_bars, draw_curves, draw_surface
 
@@ -31,23 +34,39 @@ METHODS = {
 }  # fmt: skip
 """Rows of table 1."""
 
+
+def _changed(**changes: Any) -> dict[str, Any]:
+    """Fields of a cell whose configuration is changed."""
+    return {"changes": tuple(sorted(changes.items()))}
+
+
 ABLATIONS: dict[str, dict[str, Any]] = {
     "HMGRL": {},
-    "without HVIB": {"bottleneck": "none"},
-    "without L_con": {"weight_contrastive": 0.0},
-    "without L_cvae": {"weight_cvae": 0.0},
-    "without L_u": {"weight_unseen": 0.0},
-    "without L_sda": {"weight_alignment": 0.0},
+    "without HVIB": _changed(bottleneck="none"),
+    "without L_con": _changed(weight_contrastive=0.0),
+    "without L_cvae": _changed(weight_cvae=0.0),
+    "without L_u": _changed(weight_unseen=0.0),
+    "without L_sda": _changed(weight_alignment=0.0),
+    "without generator": _changed(weight_cvae=0.0, weight_unseen=0.0, weight_alignment=0.0),
+    "inductive": {"vocabulary": "inductive"},
 }
-"""Rows of table 2: settings, not copies of code."""
+"""Rows of table 2, and two more: all of the generator's losses off, and a generator that does not
+see the names of the test labels. Settings, not copies of code."""
 
 GEOMETRY: dict[str, dict[str, Any]] = {
     "HMGRL": {},
-    "Euclidean HVIB": {"hvib_layer": "euclidean"},
-    "Euclidean HMCVAE": {"hmcvae_layer": "euclidean"},
-    "Euclidean both": {"hvib_layer": "euclidean", "hmcvae_layer": "euclidean"},
+    "Euclidean HVIB": _changed(hvib_layer="euclidean"),
+    "Euclidean HMCVAE": _changed(hmcvae_layer="euclidean"),
+    "Euclidean both": _changed(hvib_layer="euclidean", hmcvae_layer="euclidean"),
 }
 """Bars of figure 5a."""
+
+PARITY: dict[str, dict[str, Any]] = {
+    "paper's switch": {"setting": "frozen_paper", "scoring": "published"},
+    "published scores": {"scoring": "published"},
+    "corrected": {"scoring": "corrected"},
+}
+"""HMGRL as the authors' code has it, with their way of scoring alone, and with what is mended."""
 
 WIDTHS = (16, 32, 64, 128, 256)
 """Widths of figures 5b (d_z) and 5c (d_v)."""
@@ -61,9 +80,15 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--table", choices=("1", "2"), help="1: methods, 2: ablations")
     what.add_argument(
-        "--figure", choices=("3", "4", "5a", "5b", "5c"), help="figure 6: draw_representations.py"
+        "--table",
+        choices=("1", "2", "parity"),
+        help="1: methods, 2: ablations, parity: the paper's switch beside the corrected settings",
+    )
+    what.add_argument(
+        "--figure",
+        choices=("3", "4", "5a", "5b", "5c", "6"),
+        help="3, 4: weights of L_u and L_sda; 5a: geometry; 5b, 5c: widths; 6: representations",
     )
     parser.add_argument("--task", choices=tuple(SOURCES), required=True)
     parser.add_argument("--source", help="source of data; mnre or the sample unless named")
@@ -87,17 +112,19 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _cells(arguments: argparse.Namespace, method: str, **options: Any) -> list[Cell]:
     source = arguments.source or SOURCES[arguments.task]
-    return [
-        Cell(source, method, seed, seed, setting=arguments.setting, **options)
-        for seed in arguments.seeds
-    ]
+    options = {"setting": arguments.setting, **options}
+    return [Cell(source, method, seed, seed, **options) for seed in arguments.seeds]
+
+
+def _place(arguments: argparse.Namespace) -> Place:
+    return Place(arguments.out / "cells", arguments.data_dir, arguments.image_dir)
 
 
 def _reports(
     arguments: argparse.Namespace, rows: dict[str, list[Cell]]
 ) -> dict[str, list[dict[str, Any]]]:
     """Runs all rows, split by split, so that a split's data are read once."""
-    place = Place(arguments.out / "cells", arguments.data_dir, arguments.image_dir)
+    place = _place(arguments)
     by_split = [cells[at] for at in range(len(arguments.seeds)) for cells in rows.values()]
     found = dict(zip(by_split, run_cells(by_split, place), strict=True))
     return {row: [found[cell] for cell in cells] for row, cells in rows.items()}
@@ -110,8 +137,13 @@ def _missing(reports: list[dict[str, Any]]) -> str:
     return f"Pictures: {counts}."
 
 
-def _write(arguments: argparse.Namespace, name: str, text: str) -> None:
-    path = arguments.out / f"{name}.md"
+def _path(arguments: argparse.Namespace, what: str, ending: str) -> Path:
+    parts = [what, arguments.task, arguments.setting, *arguments.scoring]
+    return arguments.out / f"{'-'.join(parts)}{ending}"
+
+
+def _write(arguments: argparse.Namespace, what: str, text: str) -> None:
+    path = _path(arguments, what, ".md")
     path.write_text(text + "\n", encoding="utf-8")
     print(text)
     print(f"\nWritten: {path}")
@@ -126,21 +158,23 @@ def make_table_1(arguments: argparse.Namespace) -> None:
         reports = _reports(arguments, rows)
         parts += [f"## Scoring: {scoring}", "", _missing(next(iter(reports.values()))), ""]
         parts += [table(reports), ""]
-        if "hmgrl" in reports and len(arguments.seeds) > 1:
-            parts += _pairs(reports)
-    name = f"table1-{arguments.task}-{arguments.setting}-{'-'.join(arguments.scoring)}"
-    _write(arguments, name, "\n".join(parts).rstrip())
+        if "hmgrl" in reports:
+            parts += _pairs(reports, "hmgrl")
+    _write(arguments, "table1", "\n".join(parts).rstrip())
 
 
-def _pairs(reports: dict[str, list[dict[str, Any]]]) -> list[str]:
+def _pairs(reports: dict[str, list[dict[str, Any]]], row: str) -> list[str]:
+    """HMGRL, which stands in a row, against each other row; nothing where there are no pairs."""
     path = ("overall", "f1")
-    ours = values(reports["hmgrl"], path)
+    ours = values(reports[row], path)
+    if len(ours) < 2 or len(reports) < 2:
+        return []
     lines = [
         "HMGRL minus the other, overall F1 by pairs on the same splits (sign-flip test):", "",
         "| other | difference | 95 % interval | wins | p |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for method, theirs in reports.items():
-        if method == "hmgrl":
+        if method == row:
             continue
         found = paired_test(ours, values(theirs, path))
         lines.append(
@@ -153,17 +187,30 @@ def _pairs(reports: dict[str, list[dict[str, Any]]]) -> list[str]:
 def make_settings_table(
     arguments: argparse.Namespace, name: str, settings: dict[str, dict[str, Any]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """HMGRL under several settings."""
+    """HMGRL under several settings; the whole of it against the others by pairs, if it is there."""
     rows = {
-        row: _cells(
-            arguments, "hmgrl", scoring=arguments.scoring[0], changes=tuple(sorted(changes.items()))
-        )
-        for row, changes in settings.items()
+        row: _cells(arguments, "hmgrl", **{"scoring": arguments.scoring[0], **options})
+        for row, options in settings.items()
     }
     reports = _reports(arguments, rows)
-    missing = _missing(next(iter(reports.values())))
-    _write(arguments, f"{name}-{arguments.task}", f"{missing}\n\n{table(reports)}")
+    parts = [_missing(next(iter(reports.values()))), "", table(reports), ""]
+    whole = next((row for row in ("HMGRL", "corrected") if row in rows), None)
+    if whole is not None:
+        parts += _pairs(reports, whole)
+    _write(arguments, name, "\n".join(parts).rstrip())
     return reports
+
+
+def draw_figure_6(arguments: argparse.Namespace) -> None:
+    """Representations of the first seed's test samples."""
+    cell = _cells(arguments, "hmgrl", scoring=arguments.scoring[0])[0]
+    command = ["--run", str(kept_run(cell, _place(arguments))), "--source", cell.source]
+    command += ["--out", str(_path(arguments, "figure6", ""))]
+    command += ["--split-seed", str(cell.split)]
+    for name in ("data_dir", "image_dir"):
+        if getattr(arguments, name):
+            command += [f"--{name.replace('_', '-')}", getattr(arguments, name)]
+    draw_representations.main(command)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -176,24 +223,28 @@ def main(argv: list[str] | None = None) -> None:
         make_table_1(arguments)
     elif arguments.table == "2":
         make_settings_table(arguments, "table2", ABLATIONS)
+    elif arguments.table == "parity":
+        make_settings_table(arguments, "parity", PARITY)
+    elif arguments.figure == "6":
+        draw_figure_6(arguments)
     elif arguments.figure == "5a":
         reports = make_settings_table(arguments, "figure5a", GEOMETRY)
-        draw_bars(reports, arguments.out / f"figure5a-{arguments.task}.png")
+        draw_bars(reports, _path(arguments, "figure5a", ".png"))
     elif arguments.figure in ("5b", "5c"):
         name = "bottleneck_size" if arguments.figure == "5b" else "generator_latent_size"
-        settings = {str(width): {name: width} for width in WIDTHS}
+        settings = {str(width): _changed(**{name: width}) for width in WIDTHS}
         reports = make_settings_table(arguments, f"figure{arguments.figure}", settings)
-        path = arguments.out / f"figure{arguments.figure}-{arguments.task}.png"
+        path = _path(arguments, f"figure{arguments.figure}", ".png")
         draw_curves(reports, "d_z" if arguments.figure == "5b" else "d_v", path)
     else:
         settings = {
-            f"{eta} / {zeta}": {"weight_unseen": eta, "weight_alignment": zeta}
+            f"{eta} / {zeta}": _changed(weight_unseen=eta, weight_alignment=zeta)
             for eta in WEIGHTS
             for zeta in WEIGHTS
         }
         reports = make_settings_table(arguments, "figures3-4", settings)
         metric = "f1" if arguments.figure == "3" else "accuracy"
-        path = arguments.out / f"figure{arguments.figure}-{arguments.task}.png"
+        path = _path(arguments, f"figure{arguments.figure}", ".png")
         draw_surface(reports, WEIGHTS, metric, path)
 
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ def small(tmp_path, monkeypatch):
         {"batch_size": 16, "max_steps": 3, "patience": 0, "progress": False},
     )
     monkeypatch.setitem(cells.SETTINGS, "frozen", setting)
+    monkeypatch.setitem(cells.SETTINGS, "frozen_paper", replace(setting, paper=True))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "out"
 
@@ -118,11 +120,43 @@ def test_a_table_is_made_and_its_cells_are_not_run_again(small, monkeypatch, cap
 def test_bars_of_the_geometry_are_drawn(small):
     shared = ["--task", "met", "--seeds", "1", "--out", str(small)]
     reproduce.main(["--figure", "5a", *shared])
-    assert (small / "figure5a-met.png").stat().st_size > 10_000
-    assert "Euclidean both" in (small / "figure5a-met.md").read_text()
+    assert (small / "figure5a-met-frozen-corrected.png").stat().st_size > 10_000
+    assert "Euclidean both" in (small / "figure5a-met-frozen-corrected.md").read_text()
 
 
 def test_several_scorings_are_for_table_1(small):
     command = ["--table", "2", "--task", "met", "--scoring", "published", "corrected"]
     with pytest.raises(SystemExit, match="--scoring: got several"):
         reproduce.main([*command, "--out", str(small)])
+
+
+def test_parity_stands_beside_the_corrected_settings(small):
+    reproduce.main(["--table", "parity", "--task", "met", "--seeds", "1", "2", "--out", str(small)])
+    written = (small / "parity-met-frozen-corrected.md").read_text()
+    for row in reproduce.PARITY:
+        assert f"| {row} |" in written
+    assert written.count(" of 2 |") == 2  # the corrected settings against both others
+    paper, *_ = (
+        json.loads(path.read_text()) for path in (small / "cells").glob("*frozen_paper*.json")
+    )
+    assert paper["settings"]["generator_condition"] == "mention"
+
+
+def test_ablations_hold_an_inductive_run(small):
+    reproduce.main(["--table", "2", "--task", "met", "--seeds", "1", "--out", str(small)])
+    written = (small / "table2-met-frozen-corrected.md").read_text()
+    assert all(f"| {row} |" in written for row in reproduce.ABLATIONS)
+    found = [json.loads(path.read_text()) for path in (small / "cells").glob("*.json")]
+    assert sorted(report["cell"]["vocabulary"] for report in found) == [
+        "inductive", *["transductive"] * (len(reproduce.ABLATIONS) - 1),
+    ]  # fmt: skip
+
+
+def test_figure_6_draws_a_model_that_is_kept(small, monkeypatch):
+    command = ["--figure", "6", "--task", "met", "--seeds", "1", "--out", str(small)]
+    reproduce.main(command)
+    for name in ("sphere.png", "poincare.svg", "layout.json"):
+        assert (small / "figure6-met-frozen-corrected" / name).stat().st_size > 10_000
+    assert list((small / "cells" / "runs").glob("*/model.safetensors"))
+    monkeypatch.setattr(cells, "run_cell", None)  # the model is there: nothing is trained
+    reproduce.main(command)
