@@ -218,6 +218,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = _parse(argv)
     if len(arguments.scoring) > 1 and arguments.table != "1":
         raise SystemExit("--scoring: got several, expected one except with --table 1")
+    if arguments.table == "parity" and arguments.setting != "frozen":
+        raise SystemExit(f"--setting: got {arguments.setting}, expected frozen with --table parity")
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.table == "1":
         make_table_1(arguments)

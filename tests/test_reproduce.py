@@ -130,6 +130,12 @@ def test_several_scorings_are_for_table_1(small):
         reproduce.main([*command, "--out", str(small)])
 
 
+def test_parity_is_for_the_setting_that_it_has(small):
+    command = ["--table", "parity", "--task", "met", "--setting", "fine_tuned", "--out", str(small)]
+    with pytest.raises(SystemExit, match="--setting: got fine_tuned, expected frozen"):
+        reproduce.main(command)
+
+
 def test_parity_stands_beside_the_corrected_settings(small):
     reproduce.main(["--table", "parity", "--task", "met", "--seeds", "1", "2", "--out", str(small)])
     written = (small / "parity-met-frozen-corrected.md").read_text()
