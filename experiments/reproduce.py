@@ -177,9 +177,10 @@ def _pairs(reports: dict[str, list[dict[str, Any]]], row: str) -> list[str]:
         if method == row:
             continue
         found = paired_test(ours, values(theirs, path))
+        chance = f"{found['p']:.3f}" if found["p"] >= 0.001 else "< 0.001"
         lines.append(
             f"| {method} | {found['difference']:+.1f} | {found['low']:+.1f} to "
-            f"{found['high']:+.1f} | {found['wins']} of {found['n']} | {found['p']:.3f} |"
+            f"{found['high']:+.1f} | {found['wins']} of {found['n']} | {chance} |"
         )
     return [*lines, ""]
 
