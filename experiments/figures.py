@@ -16,6 +16,11 @@ def _spread(numbers: np.ndarray) -> float:
     return float(numbers.std(ddof=1)) if len(numbers) > 1 else 0.0
 
 
+def _legend() -> None:
+    """Above the axes, where it covers nothing."""
+    plt.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderpad=0)
+
+
 def _save(path: Path) -> None:
     plt.tight_layout()
     plt.savefig(path, dpi=150)
@@ -35,7 +40,7 @@ def draw_bars(reports: dict[str, list[dict[str, Any]]], path: Path) -> None:
         )  # fmt: skip
     plt.xticks(places, list(reports))
     plt.ylabel("percent")
-    plt.legend(frameon=False)
+    _legend()
     _save(path)
 
 
@@ -53,7 +58,7 @@ def draw_curves(reports: dict[str, list[dict[str, Any]]], axis: str, path: Path)
     plt.xticks(widths, [str(width) for width in widths])
     plt.xlabel(axis)
     plt.ylabel("percent")
-    plt.legend(frameon=False)
+    _legend()
     _save(path)
 
 
