@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -74,24 +74,20 @@ class Setting:
 
 _SMALL = {"batch_size": 32, "learning_rate": 5e-5, "head_learning_rate": 1e-4, "patience": 0}
 
+_FROZEN = Setting(
+    "encoders/minilm",
+    "encoders/vit-s",
+    {"freeze_text": True, "freeze_vision": True},
+    _SMALL | {"max_steps": 400, "head_learning_rate": 5e-4},
+)
+
 SETTINGS: dict[str, Setting] = {
     # the encoders run once for all methods and seeds
-    "frozen": Setting(
-        "encoders/minilm",
-        "encoders/vit-s",
-        {"freeze_text": True, "freeze_vision": True},
-        _SMALL | {"max_steps": 400, "head_learning_rate": 5e-4},
-    ),
+    "frozen": _FROZEN,
     "fine_tuned": Setting("encoders/minilm", "encoders/vit-s", {}, _SMALL | {"max_steps": 300}),
     # the same, all else as in the paper: what its switch does without its encoders and lengths of
     # training
-    "frozen_paper": Setting(
-        "encoders/minilm",
-        "encoders/vit-s",
-        {"freeze_text": True, "freeze_vision": True},
-        _SMALL | {"max_steps": 400, "head_learning_rate": 5e-4},
-        paper=True,
-    ),
+    "frozen_paper": replace(_FROZEN, paper=True),
     # for a GPU of 24 GB
     "paper": Setting("bert-base-cased", "google/vit-base-patch16-384", paper=True),
 }
@@ -184,13 +180,12 @@ def run_cells(cells: Iterable[Cell], place: Place) -> list[dict[str, Any]]:
         The content of each cell's file, in order.
     """
     wanted = list(dict.fromkeys(cells))
-    place.out.mkdir(parents=True, exist_ok=True)
     found = []
     for cell in tqdm(wanted, desc="Cells", unit="cell"):
-        path = place.out / f"{cell.name}.json"
+        path = _report_path(cell, place)
         if not path.is_file():
             tqdm.write(cell.name, file=sys.stderr)
-            write_json(path, run_cell(cell, place))
+            _run_and_write(cell, place)
         found.append(json.loads(path.read_text(encoding="utf-8")))
     return found
 
@@ -203,9 +198,17 @@ def kept_run(cell: Cell, place: Place) -> Path:
     """
     folder = _run_folder(cell, place)
     if not (folder / REPORT_NAME).is_file():
-        place.out.mkdir(parents=True, exist_ok=True)
-        write_json(place.out / f"{cell.name}.json", run_cell(cell, place, keep=True))
+        _run_and_write(cell, place, keep=True)
     return folder
+
+
+def _run_and_write(cell: Cell, place: Place, keep: bool = False) -> None:
+    place.out.mkdir(parents=True, exist_ok=True)
+    write_json(_report_path(cell, place), run_cell(cell, place, keep))
+
+
+def _report_path(cell: Cell, place: Place) -> Path:
+    return place.out / f"{cell.name}.json"
 
 
 def _run_folder(cell: Cell, place: Place) -> Path:

@@ -186,16 +186,18 @@ def _pairs(reports: dict[str, list[dict[str, Any]]], row: str) -> list[str]:
 
 
 def make_settings_table(
-    arguments: argparse.Namespace, name: str, settings: dict[str, dict[str, Any]]
+    arguments: argparse.Namespace,
+    name: str,
+    settings: dict[str, dict[str, Any]],
+    whole: str | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """HMGRL under several settings; the whole of it against the others by pairs, if it is there."""
+    """HMGRL under several settings; the row named as whole against each other one by pairs."""
     rows = {
         row: _cells(arguments, "hmgrl", **{"scoring": arguments.scoring[0], **options})
         for row, options in settings.items()
     }
     reports = _reports(arguments, rows)
     parts = [_missing(next(iter(reports.values()))), "", table(reports), ""]
-    whole = next((row for row in ("HMGRL", "corrected") if row in rows), None)
     if whole is not None:
         parts += _pairs(reports, whole)
     _write(arguments, name, "\n".join(parts).rstrip())
@@ -225,13 +227,13 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.table == "1":
         make_table_1(arguments)
     elif arguments.table == "2":
-        make_settings_table(arguments, "table2", ABLATIONS)
+        make_settings_table(arguments, "table2", ABLATIONS, "HMGRL")
     elif arguments.table == "parity":
-        make_settings_table(arguments, "parity", PARITY)
+        make_settings_table(arguments, "parity", PARITY, "corrected")
     elif arguments.figure == "6":
         draw_figure_6(arguments)
     elif arguments.figure == "5a":
-        reports = make_settings_table(arguments, "figure5a", GEOMETRY)
+        reports = make_settings_table(arguments, "figure5a", GEOMETRY, "HMGRL")
         draw_bars(reports, _path(arguments, "figure5a", ".png"))
     elif arguments.figure in ("5b", "5c"):
         name = "bottleneck_size" if arguments.figure == "5b" else "generator_latent_size"
