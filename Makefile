@@ -67,7 +67,7 @@ benchmark: encoders
 	$(BIN)/python benchmarks/scaling.py labels
 	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/pipeline.py
-	$(BIN)/python benchmarks/exported.py
+	$(BIN)/python benchmarks/onnx_inference.py
 
 clean:
 	rm -rf $(VENV) encoders runs .cache build

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from modeling_hmgrl.calibration import ausuc, best_gamma, predict
-from modeling_hmgrl.metrics import evaluate_scores
+from modeling_hmgrl.metrics.calibration import ausuc, best_gamma, predict
+from modeling_hmgrl.metrics.gzs_scores import evaluate_scores
 
 SIZES = [(5_000, 22), (1_000_000, 100)]
 

@@ -22,8 +22,8 @@ from training_step import SIZES, make_batch
 from transformers import BertConfig, ViTConfig
 
 from modeling_hmgrl import HMGRLConfig, HMGRLForZeroShotTyping
-from modeling_hmgrl.features import read_batch
-from modeling_hmgrl.state_cache import StateCache
+from modeling_hmgrl.training.feature_cache import StateCache
+from modeling_hmgrl.training.frozen_features import read_batch
 
 NUMBERS = {
     "labels": (10, 100, 1000, 10_000),
@@ -66,10 +66,10 @@ def step_with(labels: int = 10, samples: int = 8, patches: int = 0) -> dict[str,
         output = model(
             **make_batch([31] * samples, None),
             image_features=image,
-            label_input_ids=ids,
-            label_attention_mask=mask,
-            generator_label_input_ids=generated,
-            generator_label_attention_mask=mask[:1].expand(14, 9),
+            candidate_input_ids=ids,
+            candidate_attention_mask=mask,
+            synthetic_input_ids=generated,
+            synthetic_attention_mask=mask[:1].expand(14, 9),
             labels=torch.arange(samples) % labels,
         )
         output.loss.backward()

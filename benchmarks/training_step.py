@@ -32,9 +32,9 @@ from transformers import AutoTokenizer, BertConfig, ViTConfig
 
 from dataset_scripts.label_texts import READINGS
 from modeling_hmgrl import HMGRLConfig, HMGRLForZeroShotTyping
-from modeling_hmgrl.batching import Batches, by_length
-from modeling_hmgrl.features import read_batch
-from modeling_hmgrl.state_cache import StateCache
+from modeling_hmgrl.training.batching import Batches, by_length
+from modeling_hmgrl.training.feature_cache import StateCache
+from modeling_hmgrl.training.frozen_features import read_batch
 
 SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "paper": (
@@ -104,8 +104,8 @@ def original_loss(model: Any, batch: dict[str, Any], targets: torch.Tensor) -> t
     return model(
         **batch,
         image_features=features,
-        label_embeddings=embeddings[:SEEN],
-        generator_label_embeddings=embeddings[SEEN:],
+        candidate_embeddings=embeddings[:SEEN],
+        synthetic_embeddings=embeddings[SEEN:],
         labels=targets,
     ).loss
 
@@ -118,10 +118,10 @@ def our_loss(model: Any, batch: dict[str, Any], targets: torch.Tensor, cache: An
         **batch,
         image_features=features,
         image_mask=present,
-        label_input_ids=ids[:SEEN],
-        label_attention_mask=mask[:SEEN],
-        generator_label_input_ids=ids[SEEN:],
-        generator_label_attention_mask=mask[SEEN:],
+        candidate_input_ids=ids[:SEEN],
+        candidate_attention_mask=mask[:SEEN],
+        synthetic_input_ids=ids[SEEN:],
+        synthetic_attention_mask=mask[SEEN:],
         labels=targets,
     ).loss
 
@@ -200,7 +200,7 @@ def evaluate(way: str, model: Any, arguments: argparse.Namespace) -> float:
     for rows in by_length(lengths, 64):
         batch = make_batch([lengths[row] for row in rows], None)
         if way == "ours":
-            model(**batch, label_embeddings=embeddings)
+            model(**batch, candidate_embeddings=embeddings)
         else:
             model.hmgrl.encode_text(batch["input_ids"], batch["attention_mask"])
     return time.perf_counter() - start

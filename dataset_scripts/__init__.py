@@ -3,7 +3,7 @@
 `load_gzs` is the way in. This package knows data only: no model, no tensor.
 """
 
-from .base import GZSBuilder, GZSData, load_gzs, load_gzs_seeds
+from .builder import GZSBuilder, GZSData, load_gzs, load_gzs_seeds
 from .corpus import DataReport
 from .options import SourceOptions
 from .protocol import (
@@ -16,8 +16,8 @@ from .protocol import (
     split_groups,
     split_samples,
 )
-from .reading import SOURCES
 from .schema import Record, RecordError, Task
+from .splitting import SOURCES
 
 __all__ = [
     "PROTOCOL_VERSION",

@@ -1,4 +1,4 @@
-"""Looks at data, converts them, and shares their splits: `hmgrl-data`."""
+"""Looks at data, converts them, and shares their splits: `hmgrl data`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import add_source_arguments, source_choices
-from .base import load_gzs_seeds
+from .builder import load_gzs_seeds
 from .convert import convert
 from .export import export, push_export
 from .options import SourceOptions
@@ -16,7 +16,7 @@ from .options import SourceOptions
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(prog="hmgrl-data", description=__doc__)
+    parser = argparse.ArgumentParser(prog="hmgrl data", description=__doc__)
     add_commands(parser)
     return parser.parse_args(argv)
 
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         run_command(arguments)
     except (ValueError, TypeError, OSError, ImportError) as error:
-        sys.exit(f"hmgrl-data {arguments.command}: {error}")
+        sys.exit(f"hmgrl data {arguments.command}: {error}")
 
 
 def run_command(arguments: argparse.Namespace) -> None:
@@ -79,7 +79,7 @@ def run_command(arguments: argparse.Namespace) -> None:
     for seed, gzs in data.items():
         print(f"seed {seed}\n{gzs.report.summary()}")
     if arguments.command == "report":
-        from .report_page import save_report  # noqa: PLC0415 - needs matplotlib
+        from .report.page import save_report  # noqa: PLC0415 - needs matplotlib
 
         for seed, gzs in data.items():
             folder = Path(arguments.out)

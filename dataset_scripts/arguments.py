@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from .label_texts import LabelText
+from .leakage import GroupBy
 from .options import Joiner, OnError
-from .overlap import GroupBy
 from .protocol import WIKIDIVERSE_PARTITIONS
-from .reading import SOURCES
+from .splitting import SOURCES
 
 _GROUPS = ("seen", "validation_unseen", "test_unseen")
 

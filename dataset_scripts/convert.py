@@ -10,7 +10,7 @@ import datasets
 
 from .corpus import DataReport
 from .options import SourceOptions
-from .reading import Reading
+from .splitting import Reading
 
 
 def convert(source: str, options: SourceOptions, path: str | Path) -> DataReport:

@@ -13,7 +13,7 @@ from huggingface_hub import DatasetCardData
 from .protocol import SPLITS
 
 if TYPE_CHECKING:
-    from .base import GZSData
+    from .builder import GZSData
 
 _TASKS = {"typing": "entity typing", "relation": "relation extraction"}
 

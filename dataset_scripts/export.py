@@ -24,7 +24,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from pyarrow import parquet
 
-from .base import OUTCOME_FILE, GZSData, make_features
+from .builder import OUTCOME_FILE, GZSData, make_features
 from .dataset_card import make_card
 from .files import read_json, write_json
 from .protocol import SPLITS

@@ -13,7 +13,7 @@ import datasets
 from .corpus import DataReport
 from .files import without_repeats
 from .label_texts import LabelText
-from .overlap import GroupBy
+from .leakage import GroupBy
 from .protocol import WIKIDIVERSE_PARTITIONS, ClassPartition, even_counts, random_partition
 from .schema import RecordError, Task
 

@@ -26,7 +26,7 @@ def main() -> None:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
         import page  # noqa: PLC0415
-        from answers import Answers  # noqa: PLC0415
+        from predictor import Answers  # noqa: PLC0415
         from transformers import pipeline  # noqa: PLC0415
 
         from modeling_hmgrl.pipeline_hmgrl import TASK  # noqa: PLC0415

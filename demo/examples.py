@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from PIL import Image
 from pyarrow import parquet
 
-from dataset_scripts import sample
+from dataset_scripts.sources import sample
 
 CREDITS = (
     "Sentences with pictures: WordNet 3.0 © 2006 Princeton University. Pictures: Noto Color Emoji, "

@@ -9,9 +9,9 @@ from typing import Any
 
 import gradio as gr
 import rendering
-from answers import Answers
 from examples import CREDITS, Example, examples
-from gate import KEPT_SECONDS, MAX_UPLOAD_BYTES, Gate
+from middleware import KEPT_SECONDS, MAX_UPLOAD_BYTES, Gate
+from predictor import Answers
 from starlette.middleware import Middleware
 
 _HERE = Path(__file__).parent

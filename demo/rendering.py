@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from modeling_hmgrl.explanation import Explanation, heat_over
+from modeling_hmgrl.explanation.attribution import Explanation, heat_over
 
 SHOWN_LABELS = 10
 """Labels that get a bar."""

@@ -23,22 +23,19 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import pipeline
 from transformers.utils import logging
+from tsne import MANIFOLDS, MAX_POINTS, Layout, layout, neighbour_accuracy, trustworthiness
+from tsne_figure import Points, draw_layout
 
 from dataset_scripts import load_gzs
 from dataset_scripts.arguments import add_source_arguments, source_choices
 from modeling_hmgrl import lorentz
-from modeling_hmgrl.pipeline_hmgrl import TASK
-from modeling_hmgrl.projection import (
-    MANIFOLDS,
-    MAX_POINTS,
-    Layout,
-    layout,
-    neighbour_accuracy,
-    trustworthiness,
+from modeling_hmgrl.explanation.prototypes import Prototypes
+from modeling_hmgrl.explanation.sample_embeddings import (
+    sample_vectors,
+    similarity,
+    squared_radius,
 )
-from modeling_hmgrl.projection_figure import Points, draw_layout
-from modeling_hmgrl.prototypes import Prototypes
-from modeling_hmgrl.sample_vectors import sample_vectors, similarity, squared_radius
+from modeling_hmgrl.pipeline_hmgrl import TASK
 
 NEIGHBOURS = 10
 TITLES = {"sphere": "on a sphere", "poincare": "in the Poincaré disk", "plane": "in the plane"}

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import draw_representations
-from cells import SCORINGS, SETTINGS, Cell, Place, kept_run, run_cells
 from comparison import paired_test, table, values
 from figures import draw_bars, draw_curves, draw_surface
+from grid import SCORINGS, SETTINGS, Cell, Place, kept_run, run_cells
 
 SOURCES = {"mre": "mnre", "met": "sample"}
 """Source of each task unless another is named."""

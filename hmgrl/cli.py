@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
 from types import ModuleType
 
-from .usage import DONE, FAILED, INTERRUPTED, MISUSED, HelpFormatter, UsageError
+from .arguments import DONE, FAILED, INTERRUPTED, MISUSED, HelpFormatter, UsageError
 
 COMMANDS = {
     "train": ("train", "train a model and test it"),

@@ -10,7 +10,7 @@ examples:
   hmgrl data convert --source mnre --data-dir MNRE/mnre_txt --out mnre.jsonl
   hmgrl data export --source records --data-dir mydata --seeds 0 1 2 --out shared
 
-hmgrl data COMMAND --help says more. `hmgrl-data` is another name of this command.
+hmgrl data COMMAND --help says more.
 """
 
 

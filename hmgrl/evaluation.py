@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .processes import on_cpu
-from .splits import add_split_arguments, load_data
-from .usage import add_model_arguments, positive
+from .arguments import add_model_arguments, positive
+from .data_arguments import add_split_arguments, load_data
+from .distributed import on_cpu
 
 EXAMPLES = """\
 examples:
@@ -76,11 +76,11 @@ def run(options: argparse.Namespace) -> None:
         OSError: If model or files are absent.
     """
     from modeling_hmgrl import HMGRLTrainingArguments  # noqa: PLC0415 - takes seconds, like these
-    from modeling_hmgrl.evaluation import HMGRLEvaluator  # noqa: PLC0415
-    from modeling_hmgrl.labels import LabelSets  # noqa: PLC0415
-    from modeling_hmgrl.reporting import score_table, write_json  # noqa: PLC0415
+    from modeling_hmgrl.metrics.label_sets import LabelSets  # noqa: PLC0415
+    from modeling_hmgrl.reports.run_report import score_table, write_json  # noqa: PLC0415
+    from modeling_hmgrl.training.evaluator import HMGRLEvaluator  # noqa: PLC0415
 
-    from .loading import load_model, run_report  # noqa: PLC0415
+    from .model_loading import load_model, run_report  # noqa: PLC0415
 
     on_cpu()
     model, processor = load_model(options.model, options.revision, not options.no_progress)
@@ -107,14 +107,9 @@ def run(options: argparse.Namespace) -> None:
         tracker="none",
         seed=options.split_seed,
     )
-    # Of what is not scored one row is kept: it says which labels there are, and costs nothing.
-    rows = {
-        name: split if name in options.splits else split.select(range(1))
-        for name, split in data.splits.items()
-    }
-    evaluator = HMGRLEvaluator(
-        model, processor, arguments, labels, rows["train"], rows["validation"], rows["test"]
-    )
+    scored = {name: data.splits[name] for name in SPLITS if name in options.splits}
+    names = data.splits["train"].features["label"].names
+    evaluator = HMGRLEvaluator(model, processor, arguments, labels, scored, names)
     scores = {split: evaluator.evaluate(split) for split in SPLITS if split in options.splits}
     if not evaluator.accelerator.is_main_process:
         return
@@ -232,9 +227,9 @@ def describe(
     missing: list[str],
 ) -> dict[str, Any]:
     """Makes the content of the report."""
-    from modeling_hmgrl.reporting import describe_run  # noqa: PLC0415 - takes seconds
+    from modeling_hmgrl.reports.run_report import describe_run  # noqa: PLC0415 - takes seconds
 
-    from .loading import commit_of, method_name  # noqa: PLC0415
+    from .model_loading import commit_of, method_name  # noqa: PLC0415
 
     config = evaluator.model.config
     report = describe_run(

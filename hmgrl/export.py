@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .usage import UsageError, add_model_arguments
+from .arguments import UsageError, add_model_arguments
 
 EXAMPLES = """\
 example:
@@ -32,9 +32,9 @@ def run(options: argparse.Namespace) -> None:
     out = options.out.expanduser()
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: is a file, expected a folder")
-    from modeling_hmgrl.onnx_export import export_onnx  # noqa: PLC0415 - takes seconds
+    from modeling_hmgrl.onnx.export import export_onnx  # noqa: PLC0415 - takes seconds
 
-    from .loading import load_model  # noqa: PLC0415
+    from .model_loading import load_model  # noqa: PLC0415
 
     model, processor = load_model(options.model, options.revision)
     export_onnx(model, processor, out, quantize=options.quantize)

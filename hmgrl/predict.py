@@ -11,8 +11,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from .processes import Processes
-from .usage import BAD_LINES, DONE, UsageError, add_model_arguments, existing_folder, positive
+from .arguments import (
+    BAD_LINES,
+    DONE,
+    UsageError,
+    add_model_arguments,
+    existing_folder,
+    positive,
+)
+from .distributed import Processes
 
 EXAMPLES = """\
 examples:
@@ -154,14 +161,14 @@ def run(options: argparse.Namespace) -> int:
     """
     processes = Processes.started(cpu=options.device == "cpu")
     check_usage(options, processes.count)
-    from .answers import check_target  # noqa: PLC0415 - takes a second
+    from .predict_output import check_target  # noqa: PLC0415 - takes a second
 
     if options.output != "-":
         options.interrupted = "The same command with --resume goes on."
         if processes.is_main:
             check_target(Path(options.output), processes.count, options.resume, options.overwrite)
-    from .loading import load_pipeline, read_labels  # noqa: PLC0415 - takes seconds, like this
-    from .prediction_job import Job  # noqa: PLC0415
+    from .model_loading import load_pipeline, read_labels  # noqa: PLC0415 - takes seconds, like this
+    from .predict_job import Job  # noqa: PLC0415
 
     labels = options.labels if options.labels_file is None else read_labels(options.labels_file)
     pipe = load_pipeline(

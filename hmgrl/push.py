@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from .usage import UsageError, existing_folder
+from .arguments import UsageError, existing_folder
 
 EXAMPLES = """\
 The token is taken from the environment (HF_TOKEN) or from `hf auth login`; there is no option for
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
         token = os.environ.get(options.token_env)
         if not token:
             raise UsageError(f"--token-env {options.token_env}: no such variable, or it is empty")
-    from modeling_hmgrl.card import push_run  # noqa: PLC0415 - takes seconds
+    from modeling_hmgrl.reports.push import push_run  # noqa: PLC0415 - takes seconds
 
     url = push_run(
         options.folder,

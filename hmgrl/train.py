@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from modeling_hmgrl import HMGRLTrainingArguments
 from modeling_hmgrl.baselines import METHODS
 
+from .arguments import UsageError, attribute_docs
 from .cli import run_alone
-from .processes import on_cpu
-from .splits import add_split_arguments, load_data
-from .usage import UsageError, attribute_docs
+from .data_arguments import add_split_arguments, load_data
+from .distributed import on_cpu
 
 EXAMPLES = """\
 examples:
@@ -178,8 +178,8 @@ def run(options: argparse.Namespace) -> None:
     from accelerate.utils import set_seed  # noqa: PLC0415 - not needed for help, like these
 
     from modeling_hmgrl import HMGRLTrainer  # noqa: PLC0415
-    from modeling_hmgrl.labels import LabelSets  # noqa: PLC0415
-    from modeling_hmgrl.reporting import score_table  # noqa: PLC0415
+    from modeling_hmgrl.metrics.label_sets import LabelSets  # noqa: PLC0415
+    from modeling_hmgrl.reports.run_report import score_table  # noqa: PLC0415
 
     on_cpu()
     settings = settings_of(options.set, options.method)

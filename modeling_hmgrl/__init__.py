@@ -12,31 +12,31 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_hmgrl import HMGRLConfig
+from .hub import TASK
 from .label_cache import LabelCache
 from .modeling_hmgrl import HMGRLForZeroShotTyping, HMGRLModel
 from .pipeline_hmgrl import ZeroShotTypingPipeline
 from .processing_hmgrl import HMGRLProcessor
-from .sharing import TASK
 
 if TYPE_CHECKING:
-    from .explanation import explain
-    from .metrics import GZSMetric, evaluate_scores, gzs_scores
-    from .onnx_export import export_onnx
-    from .onnx_runner import ONNXZeroShotTyping
-    from .prototypes import Prototypes
-    from .trainer import HMGRLTrainer
-    from .training_arguments import HMGRLTrainingArguments
+    from .explanation.attribution import explain
+    from .explanation.prototypes import Prototypes
+    from .metrics.gzs_scores import GZSMetric, evaluate_scores, gzs_scores
+    from .onnx.export import export_onnx
+    from .onnx.modeling_onnx import ONNXZeroShotTyping
+    from .training.trainer import HMGRLTrainer
+    from .training.training_arguments import HMGRLTrainingArguments
 
 _LAZY = {
-    "GZSMetric": "metrics",
-    "evaluate_scores": "metrics",
-    "explain": "explanation",
-    "export_onnx": "onnx_export",
-    "gzs_scores": "metrics",
-    "HMGRLTrainer": "trainer",
-    "HMGRLTrainingArguments": "training_arguments",
-    "ONNXZeroShotTyping": "onnx_runner",
-    "Prototypes": "prototypes",
+    "GZSMetric": "metrics.gzs_scores",
+    "evaluate_scores": "metrics.gzs_scores",
+    "explain": "explanation.attribution",
+    "export_onnx": "onnx.export",
+    "gzs_scores": "metrics.gzs_scores",
+    "HMGRLTrainer": "training.trainer",
+    "HMGRLTrainingArguments": "training.training_arguments",
+    "ONNXZeroShotTyping": "onnx.modeling_onnx",
+    "Prototypes": "explanation.prototypes",
 }
 
 AutoConfig.register(HMGRLConfig.model_type, HMGRLConfig)

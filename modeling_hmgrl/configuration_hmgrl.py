@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .sharing import is_remote
+from .hub import is_remote
 
 SHARED_PAPER_SETTINGS: dict[str, Any] = {
     "score_function": "dot",
@@ -88,6 +88,9 @@ class ZeroShotTypingConfig(PreTrainedConfig):
     """
 
     model_type = ""
+    keys_to_ignore_at_inference = [  # noqa: RUF012 - the form transformers' Trainer asks for
+        "loss_terms", "calibrated_logits", "representation", "candidate_embeddings", "attention",
+    ]  # fmt: skip
     sub_configs_defaults = {  # noqa: RUF012 - the form the base class asks for
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit", optional=True),

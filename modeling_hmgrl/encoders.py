@@ -17,12 +17,12 @@ from transformers import initialization as init
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.utils import logging
 
-from . import lorentz, losses
 from .configuration_hmgrl import ZeroShotTypingConfig
-from .fusion import Comparison, CrossModalAttention
-from .lorentz_layers import Curvature, FullyLorentzLinear, LorentzLinear
-from .sharing import public_name, save_pipeline_code
-from .starts import BlockLinear, ConstantLinear
+from .hub import public_name, save_pipeline_code
+from .layers import Fp32Linear, zeros
+from .lorentz import wide
+from .outputs import EncoderStates
+from .pooling import masked_mean
 
 
 def without_pooler(config: Any) -> dict[str, bool]:
@@ -54,15 +54,9 @@ class HMGRLPreTrainedModel(PreTrainedModel):
     ]  # fmt: skip
 
     def _init_weights(self, module: nn.Module) -> None:
-        own = (
-            LorentzLinear, FullyLorentzLinear, Curvature, CrossModalAttention, Comparison,
-            ConstantLinear, BlockLinear,
-        )  # fmt: skip
-        start: Any = getattr(module, "start_parameters", None)  # of a method's own modules
-        if start is not None:
-            start()
-        elif isinstance(module, own):
-            module.reset_parameters()
+        own: Any = getattr(module, "init_parameters", None)
+        if own is not None:  # every module of this package that holds parameters has it
+            own()
         elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
@@ -135,10 +129,10 @@ class Encoders(HMGRLPreTrainedModel):
         if config.vision_config is not None:
             self.vision_model = vision_model or _backbone(config.vision_config)
             vision_width = config.vision_config.hidden_size  # type: ignore[union-attr]
-            if config.projection_init == "similarity":  # pictures start without a say
-                self.image_projection = ConstantLinear(vision_width, width)
+            if config.projection_init == "similarity":  # images have no effect at first
+                self.image_projection = Fp32Linear(vision_width, width, init_weight=zeros)
             elif vision_width != width:
-                self.image_projection = nn.Linear(vision_width, width)
+                self.image_projection = Fp32Linear(vision_width, width)
 
     def get_input_embeddings(self) -> nn.Module:
         """Returns the token embeddings of the text encoder."""
@@ -226,7 +220,50 @@ class Encoders(HMGRLPreTrainedModel):
             text_features = self.encode_text(input_ids, attention_mask)
         if image_features is None and pixel_values is not None:
             image_features = self.encode_image(pixel_values, image_mask)
-        return lorentz.wide(text_features), image_features
+        return wide(text_features), image_features
+
+    def encode_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        span_positions: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_features: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        text_features: Tensor | None = None,
+        noise: dict[str, Tensor] | None = None,
+    ) -> EncoderStates:
+        """Encodes samples to the states that every method starts from.
+
+        Args:
+            input_ids: Token ids, shape (B, n).
+            attention_mask: 1 where there is a token, shape (B, n).
+            span_positions: Token positions of the markers, shape (B, spans, 2).
+            pixel_values: Images, shape (B, 3, height, width), or None for texts alone.
+            image_features: Image encoder's states, shape (B, m, d'), instead of images.
+            image_mask: Samples that have an image, shape (B,); all if None.
+            text_features: Text encoder's states, shape (B, n, d), instead of encoding the texts.
+            noise: Noise to use in place of fresh draws, by name.
+
+        Returns:
+            The states, images at the text's width.
+
+        Raises:
+            ValueError: If the spans are not as many as the task has, or the model is of text alone
+                and there are images.
+        """
+        text, image = self.encode_inputs(
+            input_ids, attention_mask, pixel_values, image_features, image_mask, text_features
+        )
+        self.check_spans(span_positions)
+        if image is not None:
+            image = self.project_image(image)
+            if image_mask is None:
+                image_mask = torch.ones(len(image), dtype=torch.bool, device=image.device)
+        text_mask = attention_mask if self.config.mask_padding else None
+        return EncoderStates(
+            input_ids, text, image, span_positions, text_mask, image_mask, noise or {}
+        )
 
     def encode_labels(
         self,
@@ -254,7 +291,7 @@ class Encoders(HMGRLPreTrainedModel):
             ValueError: If there are no labels.
         """
         if not len(input_ids):
-            raise ValueError("label_input_ids: got no labels, expected at least one")
+            raise ValueError("candidate_input_ids: got no labels, expected at least one")
         again = torch.is_grad_enabled() and len(input_ids) > chunk and not self.config.freeze_text
         parts = []
         for start in range(0, len(input_ids), chunk):
@@ -267,9 +304,9 @@ class Encoders(HMGRLPreTrainedModel):
         return torch.cat(parts)
 
     def _encode_chunk(self, ids: Tensor, mask: Tensor | None, pool: Any) -> Tensor:
-        states = lorentz.wide(self.encode_text(ids, mask))
+        states = wide(self.encode_text(ids, mask))
         mask = mask if self.config.mask_padding else None
-        return losses.masked_mean(states, mask) if pool is None else pool(states, ids, mask)
+        return masked_mean(states, mask) if pool is None else pool(states, ids, mask)
 
     @staticmethod
     def inside(span_positions: Tensor, length: int) -> Tensor:
@@ -311,10 +348,10 @@ class Encoders(HMGRLPreTrainedModel):
             raise ValueError(
                 "image_features: this model has no image encoder (vision_config is None)"
             )
-        image = lorentz.wide(image)
+        image = wide(image)
         if self.image_projection is None:
-            return image
-        return self.image_projection(image.to(self.image_projection.weight.dtype))
+            return wide(image)
+        return self.image_projection(image)
 
     def check_spans(self, span_positions: Tensor | None) -> None:
         """Says so if the spans are not as many as the task has.

@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .fingerprint import encoder_key
-from .json_files import write_json
+from .storage import encoder_key, write_json
 
 VECTORS_NAME = "label_vectors.safetensors"
 TEXTS_NAME = "labels.json"
@@ -195,8 +194,8 @@ class LabelCache:
                 part = order[start : start + self.batch_size]
                 encoded = self.processor.encode_labels([new[index] for index in part])
                 encodings = self.model.encode_labels(
-                    encoded["label_input_ids"].to(device),
-                    encoded["label_attention_mask"].to(device),
+                    encoded["candidate_input_ids"].to(device),
+                    encoded["candidate_attention_mask"].to(device),
                 )
                 vectors = self.model.prepare_labels(encodings)
                 self._reserve(total, vectors)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .lorentz import full_precision, wide
+from .pooling import masked_mean
 
 
 def ranking_loss(
@@ -43,33 +44,18 @@ def classification_loss(scores: Tensor, labels: Tensor, candidates: Tensor | Non
     Args:
         scores: Scores, shape (B, K).
         labels: Index of the true label, shape (B,).
-        candidates: Labels that take part, bool, shape (K,); all if None. The true labels must be
-            among them.
+        candidates: Labels that take part, bool, shape (K,); all if None. A true label outside of
+            them competes too, for its own sample.
 
     Returns:
         Scalar.
     """
     scores = wide(scores)
     if candidates is not None:
-        scores = scores.masked_fill(~candidates, -math.inf)
+        # The true label always competes: one outside of the candidates must not give infinity.
+        true = F.one_hot(labels, scores.shape[1]).bool()
+        scores = scores.masked_fill(~(candidates | true), -math.inf)
     return F.cross_entropy(scores, labels)
-
-
-def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over the second axis where ``mask`` is set; 0 for a row where it is set nowhere.
-
-    Args:
-        x: Values, shape (B, n, d).
-        mask: Positions that count, bool or 0/1, shape (B, n); all if None.
-
-    Returns:
-        Means, shape (B, d).
-    """
-    x = wide(x)
-    if mask is None:
-        return x.mean(1)
-    weights = mask.to(x.dtype).unsqueeze(-1)
-    return (x * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 def gaussian_kl(mu: Tensor, log_var: Tensor) -> Tensor:

@@ -12,14 +12,217 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from . import lorentz, losses
 from .configuration_hmgrl import HMGRLConfig
-from .encoder_hmgrl import HMGRLModel
-from .encoders import HMGRLPreTrainedModel
-from .fusion import MAX_LOG_SCALE, LabelScorer
-from .outputs import HMGRLModelOutput, TrainingStep
-from .variational import HMCVAE
-from .zero_shot_typing import ZeroShotTypingModel
+from .encoders import Encoders, HMGRLPreTrainedModel
+from .layers import Curvature, Fp32Linear, zeros
+from .lorentz import full_precision, wide
+from .losses import alignment_loss, bottleneck_kl, contrastive_loss, cvae_loss, unseen_loss
+from .modeling_zero_shot_typing import ZeroShotTypingModel
+from .outputs import EncoderStates, HMGRLModelOutput, TrainingStep
+from .pooling import masked_mean
+from .scoring import MAX_LOG_SCALE, LabelScorer
+from .variational import HMCVAE, HVIB
+
+
+class CrossModalAttention(nn.Module):
+    """Pools the tokens of both modalities into one vector per sample.
+
+    "additive" is the paper's: softmax over ``w . [e; F_j] + b``, in which the entity's share
+    ``w_e . e + b`` is the same for every token and cancels. "query" is a scaled dot product of a
+    projected entity query with projected tokens; it starts uniform, with the same share for each
+    modality.
+
+    Args:
+        config: Configuration of the model.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        width = config.text_width
+        query = (config.num_spans + 1) * width
+        self.kind = config.attention
+        if self.kind == "additive":
+            self.score = Fp32Linear(query + width, 1)
+        else:
+            self.query = Fp32Linear(query, width, init_weight=zeros)  # attention starts uniform
+            self.key = Fp32Linear(width, width, bias=False)
+            self.modality_bias = nn.Parameter(torch.empty(2))
+
+    def init_parameters(self) -> None:
+        """Starts both modalities with the same share."""
+        if self.kind == "query":
+            init.zeros_(self.modality_bias)
+
+    def forward(
+        self,
+        entity: Tensor,
+        text: Tensor,
+        image: Tensor | None,
+        text_mask: Tensor | None,
+        image_mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Pools ``[text; image]``.
+
+        Args:
+            entity: Entity query e, shape (B, 2d) for typing, (B, 3d) for relations.
+            text: Text tokens, shape (B, n, d).
+            image: Image tokens, shape (B, m, d), or None.
+            text_mask: Text tokens that count, bool, shape (B, n); all if None.
+            image_mask: Samples with a picture, bool, shape (B,); all if None.
+
+        Returns:
+            The pooled vectors, shape (B, d), and the attention over [text; image], (B, n + m).
+        """
+        tokens = text if image is None else torch.cat([text, image], dim=1)
+        n, m = text.shape[1], tokens.shape[1] - text.shape[1]
+        if self.kind == "additive":
+            w_entity, w_token = self.score.weight.split([entity.shape[-1], text.shape[-1]], dim=1)
+            logits = tokens @ w_token[0] + (entity @ w_entity[0] + self.score.bias).unsqueeze(1)
+        else:
+            keys = self.key(tokens)
+            logits = (keys @ self.query(entity).unsqueeze(-1)).squeeze(-1) / keys.shape[-1] ** 0.5
+            # new_full, as numbers of Python would be fixed in an exported graph
+            count = logits.new_full((), n) if text_mask is None else text_mask.sum(1, keepdim=True)
+            share = (self.modality_bias[0] - count.to(logits.dtype).log()).expand(text.shape[0], n)
+            if m:
+                log_m = logits.new_full((), m).log()
+                image_share = (self.modality_bias[1] - log_m).expand(text.shape[0], m)
+                share = torch.cat([share, image_share], dim=1)
+            logits = logits + share
+        mask = _fusion_mask(text_mask, image_mask, text, m)
+        if mask is not None:
+            logits = logits.masked_fill(~mask, -math.inf)
+        weights = logits.softmax(dim=1)
+        return (weights.unsqueeze(1) @ tokens).squeeze(1), weights
+
+
+def _fusion_mask(
+    text_mask: Tensor | None, image_mask: Tensor | None, text: Tensor, patches: int
+) -> Tensor | None:
+    """Which of the n + m fused tokens count, bool, shape (B, n + m); None if all do."""
+    if text_mask is None and (image_mask is None or not patches):
+        return None
+    ones = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+    parts = [ones if text_mask is None else text_mask.bool()]
+    if patches:
+        present = ones[:, 0] if image_mask is None else image_mask.bool()
+        parts.append(present.unsqueeze(1).expand(-1, patches))
+    return torch.cat(parts, dim=1)
+
+
+class HMGRLModel(Encoders):
+    """Text and image encoder, variational bottleneck, cross-modal fusion.
+
+    Args:
+        config: Configuration.
+        text_model: Text encoder to use instead of a new one.
+        vision_model: Image encoder to use instead of a new one.
+    """
+
+    config: HMGRLConfig
+
+    def __init__(
+        self,
+        config: HMGRLConfig,
+        text_model: PreTrainedModel | None = None,
+        vision_model: PreTrainedModel | None = None,
+    ) -> None:
+        super().__init__(config, text_model, vision_model)
+        self.curvature = Curvature(config.squared_radius, config.learnable_curvature)
+        self.hvib = None
+        if config.bottleneck == "variational":
+            self.hvib = HVIB(
+                config.text_width,
+                config.bottleneck_size,
+                config.hvib_layer,
+                config.residual_bottleneck,
+                translation=config.hyperbolic_translation,
+                c=config.squared_radius,
+            )
+        self.fusion = CrossModalAttention(config)
+        self.post_init()
+        self.apply_freezing()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        span_positions: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        image_features: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        text_features: Tensor | None = None,
+    ) -> HMGRLModelOutput:
+        """Encodes samples to representations.
+
+        Args:
+            input_ids: Token ids, shape (B, n).
+            attention_mask: 1 where there is a token, shape (B, n).
+            span_positions: Token positions of the opening and closing marker of each mention,
+                shape (B, spans, 2).
+            pixel_values: Pictures, shape (B, 3, height, width), or None for texts alone.
+            image_features: Image encoder's states, shape (B, m, d'), instead of pictures.
+            image_mask: Samples that have a picture, shape (B,); all if None.
+            text_features: Text encoder's states, shape (B, n, d), instead of encoding the texts.
+
+        Returns:
+            :class:`HMGRLModelOutput`.
+        """
+        states = self.encode_states(
+            input_ids,
+            attention_mask,
+            span_positions,
+            pixel_values,
+            image_features,
+            image_mask,
+            text_features,
+        )
+        with full_precision(states.text.device):
+            return self.fuse(states)
+
+    def fuse(self, states: EncoderStates) -> HMGRLModelOutput:
+        """Passes encoder states through bottleneck and fusion.
+
+        Args:
+            states: What the encoders made of a batch.
+
+        Returns:
+            :class:`HMGRLModelOutput`.
+        """
+        c, noise = self.curvature(), states.noise
+
+        # Both modalities pass the one bottleneck (eq. 4); in evaluation Z is the mean.
+        text_z, text_kl = self._through_bottleneck(states.text, c, noise.get("text"))
+        image_z, image_kl = None, None
+        if states.image is not None:
+            image_z, image_kl = self._through_bottleneck(states.image, c, noise.get("image"))
+
+        # The entity query is of the encoder's states: [h_CLS; mentions] (eq. 6).
+        mentions = self.mentions(states.text, states.span_positions)
+        entity = torch.cat([states.text[:, 0], *mentions.unbind(1)], dim=-1)
+
+        # The query pools the tokens of both modalities; H = [entity; pooled].
+        pooled, attention = self.fusion(
+            entity, text_z, image_z, states.text_mask, states.image_mask
+        )
+        return HMGRLModelOutput(
+            representation=torch.cat([entity, pooled], dim=-1),
+            condition=mentions.mean(1),
+            attention=attention,
+            text_states=text_z,
+            image_states=image_z,
+            text_kl=text_kl,
+            image_kl=image_kl,
+        )
+
+    def _through_bottleneck(
+        self, states: Tensor, c: Any, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Samples of states (B, n, d) and their divergences (B, n); the states if there is none."""
+        if self.hvib is None:
+            return states, None
+        posterior = self.hvib(states, c, noise)
+        return posterior.sample, posterior.kl
 
 
 class HMGRLForZeroShotTyping(ZeroShotTypingModel):
@@ -66,9 +269,9 @@ class HMGRLForZeroShotTyping(ZeroShotTypingModel):
         if module is self and self.contrast_log_scale is not None:
             init.constant_(self.contrast_log_scale, -math.log(self.config.temperature_init))
 
-    def encode(self, *args: Any, **kwargs: Any) -> HMGRLModelOutput:
-        """Encodes samples; arguments and output as of :class:`HMGRLModel`."""
-        return self.hmgrl(*args, **kwargs)
+    def represent(self, states: EncoderStates) -> HMGRLModelOutput:
+        """Passes encoder states through bottleneck and fusion; see :meth:`HMGRLModel.fuse`."""
+        return self.hmgrl.fuse(states)
 
     def curvature(self) -> Any:
         """Squared radius of the hyperboloid, learnt or not."""
@@ -84,53 +287,51 @@ class HMGRLForZeroShotTyping(ZeroShotTypingModel):
         if image_kl is not None and step.image_mask is not None:
             patch_mask = step.image_mask.bool().unsqueeze(1).expand(image_kl.shape)
         if config.weight_bottleneck and encoded.text_kl is not None:
-            kl = losses.bottleneck_kl(encoded.text_kl, step.text_mask)
+            kl = bottleneck_kl(encoded.text_kl, step.text_mask)
             if image_kl is not None:
-                kl = kl + losses.bottleneck_kl(image_kl, patch_mask)
+                kl = kl + bottleneck_kl(image_kl, patch_mask)
             terms["bottleneck"] = 0.5 * kl
         if config.weight_contrastive and encoded.image_states is not None:
             terms["contrastive"] = self._contrast(encoded, step.text_mask, step.image_mask)
         if config.weight_cvae:
             by_label = config.generator_condition == "label"
-            condition = step.label_embeddings[step.labels] if by_label else encoded.condition
+            condition = step.candidate_embeddings[step.labels] if by_label else encoded.condition
             posterior = self.hmcvae.encode(h, c, step.noise.get("encode"))
             decoded = self.hmcvae.decode(posterior.sample, condition)
-            terms["cvae"] = losses.cvae_loss(
-                h.detach(), decoded, posterior.kl, config.generator_kl_weight
-            )
+            terms["cvae"] = cvae_loss(h.detach(), decoded, posterior.kl, config.generator_kl_weight)
         if generator_labels is not None and (config.weight_unseen or config.weight_alignment):
             draws = config.generator_samples or len(h)
             scores = self._imagine(generator_labels, draws, step.noise.get("generate"))
             if config.weight_unseen:
-                terms["unseen"] = losses.unseen_loss(scores)
+                terms["unseen"] = unseen_loss(scores)
             if config.weight_alignment:
                 positive = config.alignment == "positive_part"
-                terms["alignment"] = losses.alignment_loss(scores, positive)
+                terms["alignment"] = alignment_loss(scores, positive)
         return terms
 
     def _contrast(
         self, encoded: HMGRLModelOutput, text_mask: Tensor | None, image_mask: Tensor | None
     ) -> Tensor:
         """L_con between the means of both modalities' tokens (eq. 5)."""
-        text = losses.masked_mean(encoded.text_states, text_mask)
-        image = losses.masked_mean(encoded.image_states, None)
+        text = masked_mean(encoded.text_states, text_mask)
+        image = masked_mean(encoded.image_states, None)
         if self.contrast_log_scale is not None:
             scale = self.contrast_log_scale.clamp(max=MAX_LOG_SCALE).exp()
             text = F.normalize(text, dim=-1) * scale
             image = F.normalize(image, dim=-1)
         mask = None if image_mask is None else image_mask.bool()
-        return losses.contrastive_loss(text, image, mask)
+        return contrastive_loss(text, image, mask)
 
-    def _imagine(self, label_embeddings: Tensor, draws: int, noise: Tensor | None) -> Tensor:
+    def _imagine(self, candidate_embeddings: Tensor, draws: int, noise: Tensor | None) -> Tensor:
         """Scores of synthetic samples of U labels, (U, U) or (U, draws, U) (eq. 12)."""
-        label_embeddings = lorentz.wide(label_embeddings).detach()
-        synthetic = self.hmcvae.generate(label_embeddings, draws, noise)
+        candidate_embeddings = wide(candidate_embeddings).detach()
+        synthetic = self.hmcvae.generate(candidate_embeddings, draws, noise)
         if self.config.generator_draws == "averaged":
             synthetic = synthetic.mean(1)
-        projected = self.scorer.project_labels(label_embeddings)
+        projected = self.scorer.project_labels(candidate_embeddings)
         return self.scorer.score(
             self.scorer.project_samples(synthetic), projected, self.curvature()
         )
 
 
-__all__ = ["HMGRLForZeroShotTyping", "HMGRLModel", "HMGRLPreTrainedModel"]
+__all__ = ["CrossModalAttention", "HMGRLForZeroShotTyping", "HMGRLModel", "HMGRLPreTrainedModel"]

@@ -1,6 +1,6 @@
 """What the models return, and what their parts hand to each other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -12,21 +12,23 @@ class EncoderStates:
     """What the encoders made of a batch.
 
     Attributes:
-        input_ids: Token ids, shape (B, n).
+        input_ids: Token ids, shape (B, n); None where a graph starts from states.
         text: Text states, shape (B, n, d).
         image: Image states at the text's width, shape (B, m, d), or None; 0 where a sample has no
             picture.
         span_positions: Token positions of the markers, shape (B, spans, 2).
         text_mask: Tokens that count, shape (B, n); all if None.
-        image_mask: Samples that have a picture, shape (B,); None without pictures.
+        image_mask: Samples that have an image, shape (B,); None without images.
+        noise: Noise to use in place of fresh draws, by name; empty but in tests.
     """
 
-    input_ids: Tensor
+    input_ids: Any
     text: Tensor
     image: Tensor | None
     span_positions: Any
     text_mask: Tensor | None = None
     image_mask: Tensor | None = None
+    noise: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class TrainingStep:
     Attributes:
         encoded: Samples, as of :meth:`ZeroShotTypingModel.encode`.
         logits: Scores, shape (B, K).
-        label_embeddings: Label encodings, shape (K, d).
+        candidate_embeddings: Label encodings, shape (K, d).
         labels: Index of the true label, shape (B,).
         candidates: Labels with training samples, bool, shape (K,); all if None.
         text_mask: Tokens that count, shape (B, n); all if None.
@@ -47,7 +49,7 @@ class TrainingStep:
 
     encoded: Any
     logits: Tensor
-    label_embeddings: Tensor
+    candidate_embeddings: Tensor
     labels: Tensor
     candidates: Tensor | None
     text_mask: Tensor | None
@@ -104,7 +106,7 @@ class ZeroShotTypingOutput(ModelOutput):
         calibrated_logits: Scores with gamma taken off the seen labels (eq. 15), shape (B, K); None
             without ``seen_mask``.
         representation: Representation of each sample, shape (B, D).
-        label_embeddings: Encodings of the given labels, shape (K, d).
+        candidate_embeddings: Encodings of the given labels, shape (K, d).
         attention: Cross-modal attention over [text; image], shape (B, n + m).
     """
 
@@ -113,5 +115,5 @@ class ZeroShotTypingOutput(ModelOutput):
     logits: Tensor | None = None
     calibrated_logits: Tensor | None = None
     representation: Tensor | None = None
-    label_embeddings: Tensor | None = None
+    candidate_embeddings: Tensor | None = None
     attention: Tensor | None = None

@@ -16,20 +16,11 @@ import torch
 from torch import Tensor
 from transformers import Pipeline
 
+from .entity_markers import MarkedText, shown
+from .hub import TASK
 from .label_cache import LabelCache
-from .marking import MarkedText, shown
-from .prediction import (
-    Candidates,
-    Failure,
-    Prediction,
-    Query,
-    best_labels,
-    first_of_same,
-    make_candidates,
-    make_query,
-    predictions,
-)
-from .sharing import TASK
+from .pipeline_inputs import Candidates, Failure, Query, make_candidates, make_query
+from .ranking import Prediction, best_labels, first_of_same, predictions
 
 LOOKAHEAD = 4
 """Batches over which inputs are sorted by length, so that little is padded; their pictures are
@@ -40,7 +31,7 @@ _MANY_LABELS = 2_000
 
 
 @dataclass(frozen=True)
-class _Call:
+class Call:
     """Arguments of one call."""
 
     labels: Any = None
@@ -91,21 +82,33 @@ class ZeroShotTypingPipeline(Pipeline):
     def __init__(self, model: Any, processor: Any = None, **options: Any) -> None:
         if processor is None:
             raise ValueError("processor: got None, expected the model's HMGRLProcessor")
-        calls = {name: options.pop(name) for name in _Call.__annotations__ if name in options}
+        calls = {name: options.pop(name) for name in Call.__annotations__ if name in options}
         super().__init__(model=model, processor=processor, **{"task": TASK, **options})
         self.model.eval()
         self._defaults = calls
-        self._options(calls)
+        self.parse_call(calls)
         self._last: tuple[Any, Candidates] | None = None
         self.label_cache = LabelCache(model, processor)
 
-    def _options(self, given: Mapping[str, Any]) -> _Call:
-        if unknown := sorted(set(given) - set(_Call.__annotations__)):
+    def parse_call(self, given: Mapping[str, Any]) -> Call:
+        """Checks the options of a call, those of the pipeline standing in for what is not given.
+
+        Args:
+            given: Options by name.
+
+        Returns:
+            The options of the call.
+
+        Raises:
+            TypeError: If there is no such option.
+            ValueError: If one has a value that it cannot have.
+        """
+        if unknown := sorted(set(given) - set(Call.__annotations__)):
             raise TypeError(
                 f"{unknown[0]}: no argument of this pipeline, expected one of mention, spans, "
-                f"occurrence, image, {', '.join(_Call.__annotations__)}"
+                f"occurrence, image, {', '.join(Call.__annotations__)}"
             )
-        return _Call(**{**self._defaults, **given})
+        return Call(**{**self._defaults, **given})
 
     def __call__(
         self,
@@ -149,7 +152,7 @@ class ZeroShotTypingPipeline(Pipeline):
             ValueError: Naming the input, the field and what was expected.
             TypeError: If an argument is not known.
         """
-        call = self._options(options)
+        call = self.parse_call(options)
         fields = {"mention": mention, "spans": spans, "occurrence": occurrence, "image": image}
         fields = {name: value for name, value in fields.items() if value is not None}
         if isinstance(inputs, str):
@@ -198,26 +201,39 @@ class ZeroShotTypingPipeline(Pipeline):
         self.processor.save_pretrained(save_directory, **kwargs)
 
     def _stream(
-        self, inputs: Iterable[Any], call: _Call, place: str | None = None
+        self, inputs: Iterable[Any], call: Call, place: str | None = None
     ) -> Iterator[Prediction | Failure]:
         """Predictions in the order of the inputs; ``place`` names a single one in errors."""
         # What comes one by one is answered a batch at a time, not held back to be sorted.
         window = call.batch_size * (LOOKAHEAD if hasattr(inputs, "__len__") else 1)
-        default = None if call.labels is None else self._candidates(call.labels)
+        default = None if call.labels is None else self.candidates(call.labels)
         places = (place or f"inputs[{index}]" for index in count())
         workers = call.num_workers
         if workers is None:
             workers = 0 if self.device.type == "cpu" else min(8, os.cpu_count() or 1)
         numbered = zip(inputs, places, strict=False)  # places have no end
         # closed even where what is between raises: no thread is left behind
-        with closing(_ahead(partial(self._query, call), numbered, workers, window)) as checked:
+        with closing(_ahead(partial(self.prepare, call), numbered, workers, window)) as checked:
             while part := list(islice(checked, window)):
                 good = [query for query in part if isinstance(query, Query)]
-                found = iter(self._predict(good, default, call))
+                found = iter(self.predict_batch(good, default, call))
                 for query in part:
                     yield next(found) if isinstance(query, Query) else query
 
-    def _query(self, call: _Call, numbered: tuple[Any, str]) -> Query | Failure:
+    def prepare(self, call: Call, numbered: tuple[Any, str]) -> Query | Failure:
+        """Checks one input and opens its image.
+
+        Args:
+            call: Options of the call.
+            numbered: The input, and how errors name it.
+
+        Returns:
+            The input, or what was wrong with it if the call accepts failures.
+
+        Raises:
+            ValueError: If the input is faulty and the call does not accept failures.
+            FileNotFoundError: The same for an image that is not there.
+        """
         record, place = numbered
         try:
             return make_query(record, self.processor, self.model.config, place, call.image_hosts)
@@ -226,7 +242,7 @@ class ZeroShotTypingPipeline(Pipeline):
                 raise
             return Failure(error=str(error))
 
-    def _candidates(self, labels: Any) -> Candidates:
+    def candidates(self, labels: Any) -> Candidates:
         """Candidates of a call; those of the call before are kept, as a list may be long."""
         config, given = self.model.config, labels
         known = dict(config.label_texts or {})
@@ -242,14 +258,14 @@ class ZeroShotTypingPipeline(Pipeline):
         return last[1]
 
     @torch.inference_mode()
-    def _predict(
-        self, queries: list[Query], default: Candidates | None, call: _Call
+    def predict_batch(
+        self, queries: list[Query], default: Candidates | None, call: Call
     ) -> list[Prediction]:
         """Predictions for inputs that were checked, in their order."""
         if not queries:  # all inputs of this window were faulty
             return []
         if default is None and any(query.labels is None for query in queries):
-            default = self._candidates(None)
+            default = self.candidates(None)
         asked: list[Any] = [query.labels or default for query in queries]
         distinct = _distinct(asked)
         if len(distinct) > 1:  # new texts of all lists are encoded together, not list by list
@@ -258,15 +274,15 @@ class ZeroShotTypingPipeline(Pipeline):
         chosen: Any = None  # one list's vectors at a time, as there may be one for each input
         choice: Any = None
         marked = self.processor.mark([q.text for q in queries], [q.spans for q in queries])
-        order = _order(queries, [len(sample.ids) for sample in marked])
+        order = batching_order(queries, [len(sample.ids) for sample in marked])
         results: dict[int, Prediction] = {}
         for start in range(0, len(order), call.batch_size):
             rows = order[start : start + call.batch_size]
-            encoded = self._encode([queries[row] for row in rows], [marked[row] for row in rows])
+            encoded = self.encode([queries[row] for row in rows], [marked[row] for row in rows])
             for labels in _distinct(asked[row] for row in rows):
                 here = [place for place, row in enumerate(rows) if asked[row] == labels]
                 if labels is not chosen:
-                    choice = *self._choice(labels, call), first_of_same(labels.texts)
+                    choice = *self.label_vectors(labels, call), first_of_same(labels.texts)
                     chosen = labels
                 vectors, seen, same = choice
                 found = best_labels(
@@ -284,7 +300,7 @@ class ZeroShotTypingPipeline(Pipeline):
                 results |= zip(mine, named, strict=True)
         return [results[row] for row in range(len(queries))]
 
-    def _choice(self, labels: Candidates, call: _Call) -> tuple[Tensor, Tensor]:
+    def label_vectors(self, labels: Candidates, call: Call) -> tuple[Tensor, Tensor]:
         """Label vectors (K, d_p), and which labels gamma is taken off, (K,)."""
         known = self.model.config.seen_labels or () if call.seen is None else call.seen
         known = set(known)
@@ -292,7 +308,7 @@ class ZeroShotTypingPipeline(Pipeline):
         vectors = self.label_cache.vectors(labels.texts, show_progress=many)
         return vectors, torch.tensor([name in known for name in labels.names])
 
-    def _encode(self, queries: list[Query], marked: list[MarkedText]) -> Any:
+    def encode(self, queries: list[Query], marked: list[MarkedText]) -> Any:
         """Encodes a batch; a picture that several inputs share is encoded once."""
         device = self.model.device
         inputs = self.processor.pad([sample.ids for sample in marked])
@@ -309,7 +325,7 @@ class ZeroShotTypingPipeline(Pipeline):
         return self.model.encode(**{name: value.to(device) for name, value in inputs.items()})
 
     def _sanitize_parameters(self, **parameters: Any) -> Any:
-        """What the base class asks for; the arguments of a call are checked in :class:`_Call`."""
+        """What the base class asks for; the arguments of a call are checked in :class:`Call`."""
         if parameters:
             raise TypeError(f"{next(iter(parameters))}: no argument of this pipeline")
         return {}, {}, {}
@@ -320,7 +336,7 @@ class ZeroShotTypingPipeline(Pipeline):
 
     def _forward(self, input_tensors: Any, **_: Any) -> Any:
         """Predicts for one checked input."""
-        return self._predict([input_tensors], None, self._options({}))
+        return self.predict_batch([input_tensors], None, self.parse_call({}))
 
     def postprocess(self, model_outputs: Any, **_: Any) -> Prediction:
         """Returns the one prediction."""
@@ -353,7 +369,7 @@ def _distinct(labels: Iterable[Candidates]) -> list[Candidates]:
     return list(dict.fromkeys({id(one): one for one in labels}.values()))
 
 
-def _order(queries: list[Query], lengths: list[int]) -> list[int]:
+def batching_order(queries: list[Query], lengths: list[int]) -> list[int]:
     """Inputs of one picture side by side, of like length otherwise."""
     first: dict[str | None, int] = {}
     for query in queries:

@@ -13,8 +13,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from .entity_markers import MARKERS, MarkedText, Span, check_spans, mark_texts
 from .images import open_image
-from .marking import MARKERS, MarkedText, Span, check_spans, mark_texts
 
 logger = logging.get_logger(__name__)
 
@@ -145,7 +145,7 @@ class HMGRLProcessor(ProcessorMixin):
         Returns:
             Inputs of the model: input_ids and attention_mask (B, n), span_positions
             (B, spans, 2), pixel_values (B, 3, height, width) and image_mask (B,) where there is a
-            picture, label_input_ids and label_attention_mask (K, L), and the same for
+            picture, candidate_input_ids and candidate_attention_mask (K, L), and the same for
             generator_label. Its attribute ``windows`` lists for each text None, or the character
             ranges that were kept of a text too long for ``max_length``.
 
@@ -166,9 +166,9 @@ class HMGRLProcessor(ProcessorMixin):
         batch, windows = self.encode_texts(text, checked)
         batch.update(self.encode_images(images, len(text)))
         if labels is not None:
-            batch.update(self.encode_labels(labels, "label"))
+            batch.update(self.encode_labels(labels))
         if generator_labels is not None:
-            batch.update(self.encode_labels(generator_labels, "generator_label"))
+            batch.update(self.encode_labels(generator_labels, "synthetic"))
         features = BatchFeature(batch)
         features.windows = windows
         return features
@@ -278,24 +278,27 @@ class HMGRLProcessor(ProcessorMixin):
             )
         return {"pixel_values": pixels, "image_mask": mask}
 
-    def encode_labels(self, labels: Sequence[str], name: str = "label") -> dict[str, torch.Tensor]:
+    def encode_labels(
+        self, labels: Sequence[str], prefix: str = "candidate"
+    ) -> dict[str, torch.Tensor]:
         """Encodes label texts.
 
         Args:
             labels: Label texts.
-            name: Prefix of the tensors' names.
+            prefix: What the tensors' names begin with: "candidate" for labels to score,
+                "synthetic" for labels that the generator makes samples of.
 
         Returns:
-            ``{name}_input_ids`` and ``{name}_attention_mask``, shape (K, L).
+            ``{prefix}_input_ids`` and ``{prefix}_attention_mask``, shape (K, L).
 
         Raises:
             ValueError: If there are none, or one is no text or blank.
         """
         if isinstance(labels, str) or not hasattr(labels, "__len__") or not len(labels):
-            raise ValueError(f"{name}s: got {labels!r}, expected a list of at least one label text")
+            raise ValueError(f"labels: got {labels!r}, expected a list of at least one label text")
         for index, label in enumerate(labels):
             if not isinstance(label, str) or not label.strip():
-                raise ValueError(f"{name}s[{index}]: got {label!r}, expected a text not blank")
+                raise ValueError(f"labels[{index}]: got {label!r}, expected a text not blank")
         ids = self.tokenizer(
             list(labels),
             add_special_tokens=False,
@@ -313,8 +316,8 @@ class HMGRLProcessor(ProcessorMixin):
         rows = [self._prefix + row[:room] + self._suffix for row in ids]
         batch = self.pad(rows, self.label_max_length)
         return {
-            f"{name}_input_ids": batch["input_ids"],
-            f"{name}_attention_mask": batch["attention_mask"],
+            f"{prefix}_input_ids": batch["input_ids"],
+            f"{prefix}_attention_mask": batch["attention_mask"],
         }
 
 

@@ -10,10 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import lorentz
-from .lorentz_layers import make_linear
+from .layers import Fp32Linear, make_linear, zeros
+from .lorentz import (
+    MAX_RADIUS,
+    clip_norm,
+    clip_radius,
+    expmap0,
+    full_precision,
+    logmap0,
+    radius_of,
+    translate,
+    wide,
+)
 from .losses import gaussian_kl
-from .starts import ConstantLinear
 
 # exp(30) is 1e13: far beyond any useful variance, and its square is still finite in float32
 MAX_LOG_VAR = 30.0
@@ -76,11 +85,13 @@ class HVIB(nn.Module):
         self.lorentz_mu = make_linear(layer, width, bottleneck, **layer_options)
         self.lorentz_log_var = make_linear(layer, width, bottleneck, **layer_options)
         if residual:
-            self.dense_mu: nn.Linear = ConstantLinear(bottleneck, width)
-            self.dense_log_var: nn.Linear = ConstantLinear(bottleneck, width, RESIDUAL_LOG_VAR)
+            self.dense_mu = Fp32Linear(bottleneck, width, init_weight=zeros)
+            self.dense_log_var = Fp32Linear(
+                bottleneck, width, init_weight=zeros, init_bias=RESIDUAL_LOG_VAR
+            )
         else:
-            self.dense_mu = nn.Linear(bottleneck, width)
-            self.dense_log_var = nn.Linear(bottleneck, width)
+            self.dense_mu = Fp32Linear(bottleneck, width)
+            self.dense_log_var = Fp32Linear(bottleneck, width)
 
     def forward(
         self,
@@ -102,8 +113,8 @@ class HVIB(nn.Module):
             Posterior over (B, n, d), divergences of shape (B, n).
         """
         sample = self.training if sample is None else sample
-        x = lorentz.wide(x)
-        with lorentz.full_precision(x.device):
+        x = wide(x)
+        with full_precision(x.device):
             mu = self.dense_mu(self.lorentz_mu(x, c))
             log_var = self.dense_log_var(self.lorentz_log_var(x, c)).clamp(max=MAX_LOG_VAR)
             kl = gaussian_kl(mu * self.prior_scale, log_var + 2 * math.log(self.prior_scale))
@@ -117,11 +128,11 @@ class HVIB(nn.Module):
 def _perceptron(width: int, size: int) -> nn.Sequential:
     """The decoder's layers: two hidden ones as wide as the input (eq. 10)."""
     return nn.Sequential(
-        nn.Linear(width, width),
+        Fp32Linear(width, width),
         nn.LeakyReLU(0.2),
-        nn.Linear(width, width),
+        Fp32Linear(width, width),
         nn.LeakyReLU(0.2),
-        nn.Linear(width, size),
+        Fp32Linear(width, size),
     )
 
 
@@ -141,7 +152,7 @@ class PartDecoder(nn.Module):
     def __init__(self, latent: int, width: int) -> None:
         super().__init__()
         self.latent = latent
-        self.roles = nn.Linear(latent, 2 * latent)  # head and tail read the latent differently
+        self.roles = Fp32Linear(latent, 2 * latent)  # head and tail read the latent differently
         self.entity = _perceptron(latent + width, width)
         self.context = _perceptron(latent + width, 2 * width)
 
@@ -210,9 +221,9 @@ class HMCVAE(nn.Module):
         Returns:
             Posterior over (B, d_v), divergences of shape (B,).
         """
-        h = lorentz.wide(h.detach())
+        h = wide(h.detach())
         if self.normalize:
-            h = F.normalize(h, dim=-1) * (0.5 * lorentz.clip_radius(c))
+            h = F.normalize(h, dim=-1) * (0.5 * clip_radius(c))
         mu = self.lorentz_mu(h, c)
         log_var = self.lorentz_log_var(h, c).clamp(max=MAX_LOG_VAR)
         eps = _draw(mu, noise, sample=True)
@@ -230,13 +241,13 @@ class HMCVAE(nn.Module):
         (Nagano et al. 2019, eq. 8), r in units of sqrt(c). Transport and exponential map at m are
         taken as what they amount to, the boost that carries o to m.
         """
-        s = lorentz.radius_of(c)
-        radius = lorentz.clip_radius(c)
-        mu = lorentz.clip_norm(mu, radius)
+        s = radius_of(c)
+        radius = clip_radius(c)
+        mu = clip_norm(mu, radius)
         v = torch.exp(0.5 * log_var) * eps
-        limit = lorentz.MAX_RADIUS * s - radius  # with m at the clip radius, z is within reach
-        center, offset = (lorentz.expmap0(u, c) for u in (mu, lorentz.clip_norm(v, limit)))
-        z = lorentz.logmap0(lorentz.translate(offset, center, c), c)
+        limit = MAX_RADIUS * s - radius  # with m at the clip radius, z is within reach
+        center, offset = (expmap0(u, c) for u in (mu, clip_norm(v, limit)))
+        z = logmap0(translate(offset, center, c), c)
         # The densities are those of the sample as drawn. Past the limit log p goes on along the
         # ray: held there, the estimate would fall without bound as sigma grows.
         length = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
@@ -252,8 +263,8 @@ class HMCVAE(nn.Module):
         Returns:
             Representations, shape (..., D), float32 at least.
         """
-        z = lorentz.wide(z)
-        with lorentz.full_precision(z.device):
+        z = wide(z)
+        with full_precision(z.device):
             return self.decoder(torch.cat([z, condition.detach().to(z.dtype)], dim=-1))
 
     def generate(self, condition: Tensor, draws: int, noise: Tensor | None = None) -> Tensor:
@@ -269,13 +280,13 @@ class HMCVAE(nn.Module):
         """
         shape = (len(condition), draws, self.latent)
         if noise is None:
-            noise = torch.randn(shape, device=condition.device, dtype=lorentz.wide(condition).dtype)
+            noise = torch.randn(shape, device=condition.device, dtype=wide(condition).dtype)
         return self.decode(noise, condition.unsqueeze(1).expand(-1, draws, -1))
 
 
 def _log_volume(v: Tensor, c: float | Tensor) -> Tensor:
     """(D - 1) log(sinh(r)/r) for tangent vectors (..., D), r = |v|/sqrt(c)."""
-    s = lorentz.radius_of(c)
+    s = radius_of(c)
     r = torch.linalg.vector_norm(v, dim=-1) / s
     # log(sinh(r)/r) = r + log1p(-exp(-2r)) - log(2r), and r^2/6 near 0
     safe = r.clamp(min=1e-2)

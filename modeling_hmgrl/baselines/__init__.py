@@ -7,8 +7,8 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from ..configuration_hmgrl import HMGRLConfig
 from ..modeling_hmgrl import HMGRLForZeroShotTyping
+from ..modeling_zero_shot_typing import ZeroShotTypingModel
 from ..processing_hmgrl import HMGRLProcessor
-from ..zero_shot_typing import ZeroShotTypingModel
 from .dbzfet import DBZFETConfig, DBZFETForZeroShotTyping
 from .mg_vmoe import MGVMoEConfig, MGVMoEForZeroShotTyping
 from .mmproto import MMProtoConfig, MMProtoForZeroShotTyping
@@ -21,7 +21,7 @@ from .zs_bert import ZSBERTConfig, ZSBERTForZeroShotTyping
 from .zs_ska import ZSSKAConfig, ZSSKAForZeroShotTyping
 
 if TYPE_CHECKING:
-    from .references import label_similarity, majority
+    from .training_free import label_similarity, majority
 
 METHODS: dict[str, type[ZeroShotTypingModel]] = {
     "hmgrl": HMGRLForZeroShotTyping,
@@ -48,7 +48,7 @@ for _model in METHODS.values():
 
 def __getattr__(name: str) -> Any:
     if name in ("label_similarity", "majority"):
-        return getattr(import_module(".references", __name__), name)
+        return getattr(import_module(".training_free", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ..configuration_hmgrl import ZeroShotTypingConfig
 from ..outputs import EncoderStates, SampleEncoding
-from .method import ContextMethod, entity_of
+from .base import ContextMethod, entity_of
 
 
 class DBZFETConfig(ZeroShotTypingConfig):

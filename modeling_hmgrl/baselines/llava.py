@@ -23,8 +23,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from ..entity_markers import check_spans
 from ..images import open_image
-from ..marking import check_spans
 
 DEFAULT = "llava-hf/llava-1.5-7b-hf"
 """Checkpoint of the paper's comparison."""

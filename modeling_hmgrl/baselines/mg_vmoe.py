@@ -20,11 +20,12 @@ from transformers import initialization as init
 
 from .. import losses
 from ..configuration_hmgrl import SHARED_PAPER_SETTINGS, ZeroShotTypingConfig
-from ..fusion import MAX_LOG_SCALE, CrossModalAttention
+from ..layers import Fp32Linear, zeros
+from ..modeling_hmgrl import CrossModalAttention
 from ..outputs import EncoderStates, SampleEncoding, TrainingStep
-from ..starts import ConstantLinear
+from ..scoring import MAX_LOG_SCALE
 from ..variational import MAX_LOG_VAR, RESIDUAL_LOG_VAR
-from .method import Method, entity_of, reversed_gradient
+from .base import Method, entity_of, reversed_gradient
 
 
 class MGVMoEConfig(ZeroShotTypingConfig):
@@ -101,13 +102,15 @@ class VariationalExperts(nn.Module):
         super().__init__()
         self.experts, self.residual = experts, residual
         self.prior_log_var = RESIDUAL_LOG_VAR if residual else 0.0
-        self.gate = nn.Linear(width, experts)
+        self.gate = Fp32Linear(width, experts)
         if residual:
-            self.mu: nn.Linear = ConstantLinear(width, width * experts)
-            self.log_var: nn.Linear = ConstantLinear(width, width * experts, RESIDUAL_LOG_VAR)
+            self.mu = Fp32Linear(width, width * experts, init_weight=zeros)
+            self.log_var = Fp32Linear(
+                width, width * experts, init_weight=zeros, init_bias=RESIDUAL_LOG_VAR
+            )
         else:
-            self.mu = nn.Linear(width, width * experts)
-            self.log_var = nn.Linear(width, width * experts)
+            self.mu = Fp32Linear(width, width * experts)
+            self.log_var = Fp32Linear(width, width * experts)
 
     def forward(self, x: Tensor) -> Mixture:
         """Mixes tokens (B, n, d); noise is drawn in training alone."""
@@ -157,7 +160,7 @@ class MGVMoEForZeroShotTyping(Method):
         if config.vision_config is not None:
             self.contrast_log_scale = nn.Parameter(torch.empty(1))
 
-    def start_parameters(self) -> None:
+    def init_parameters(self) -> None:
         """Starts the perturbation small and the contrast at the temperature of the config."""
         init.normal_(self.perturbation, 0.0, 0.02)
         if self.config.vision_config is not None:

@@ -8,7 +8,7 @@ import torch
 
 from ..configuration_hmgrl import ZeroShotTypingConfig
 from ..outputs import EncoderStates, SampleEncoding
-from .method import Method, entity_of, image_mean
+from .base import Method, entity_of, image_mean
 
 
 class MMProtoConfig(ZeroShotTypingConfig):

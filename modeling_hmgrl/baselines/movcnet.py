@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..configuration_hmgrl import ZeroShotTypingConfig
+from ..layers import Fp32Linear
 from ..outputs import EncoderStates, SampleEncoding
-from .method import Method, entity_of
+from .base import Method, entity_of
 
 
 class MOVCNetConfig(ZeroShotTypingConfig):
@@ -48,7 +49,10 @@ class CrossModalLayer(nn.Module):
         super().__init__()
         self.attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
         self.feed_forward = nn.Sequential(
-            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+            Fp32Linear(width, 2 * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            Fp32Linear(2 * width, width),
         )
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
 
@@ -84,7 +88,7 @@ class MOVCNetForZeroShotTyping(Method):
     def build(self, config: MOVCNetConfig) -> None:
         """Makes the cross-modal layer and the gate."""
         self.cross_modal = CrossModalLayer(config.text_width, config.num_heads, config.dropout)
-        self.gate = nn.Linear(2 * config.text_width, config.text_width)
+        self.gate = Fp32Linear(2 * config.text_width, config.text_width)
 
     def represent(self, states: EncoderStates) -> SampleEncoding:
         """Gated mentions."""

@@ -19,8 +19,9 @@ from transformers import initialization as init
 
 from .. import lorentz
 from ..configuration_hmgrl import ZeroShotTypingConfig
+from ..layers import Fp32Linear
 from ..outputs import EncoderStates, SampleEncoding
-from .method import ContextMethod, entity_of
+from .base import ContextMethod, entity_of
 
 _CHARACTERS = 16  # of a token, the rest is cut
 _ALPHABET = 256  # characters beyond share the places of those below
@@ -65,15 +66,15 @@ class MZETForZeroShotTyping(ContextMethod):
         width, size = config.text_width, config.character_size
         self.character_embedding = nn.Embedding(_ALPHABET, size)
         self.character_filter = nn.Conv1d(size, 2 * size, kernel_size=3, padding=1)
-        self.character_map = nn.Linear(2 * size, width)
-        self.memory_query = nn.Linear(width, width)
+        self.character_map = Fp32Linear(2 * size, width)
+        self.memory_query = Fp32Linear(width, width)
         vocabulary = config.text_config.vocab_size  # type: ignore[union-attr]
         self.register_buffer("memory", torch.empty(config.memory_slots, width))
         self.register_buffer("filled", torch.empty(1, dtype=torch.long))
         table = torch.empty(vocabulary, _CHARACTERS, dtype=torch.uint8)
         self.register_buffer("characters", table)
 
-    def start_parameters(self) -> None:
+    def init_parameters(self) -> None:
         """Starts with an empty memory and no characters; the filter as its library does."""
         for buffer in (self.memory, self.filled, self.characters):
             init.zeros_(buffer)
@@ -148,11 +149,11 @@ class MZETForZeroShotTyping(ContextMethod):
         parts = [mention, characters, pooled, self.read(mention)]
         return SampleEncoding(torch.cat(parts, dim=-1), weights)
 
-    def prepare_labels(self, label_embeddings: Tensor) -> Tensor:
+    def prepare_labels(self, candidate_embeddings: Tensor) -> Tensor:
         """Placed projections of the types as mixtures of slots, (K, d_p)."""
-        return super().prepare_labels(self.associate(lorentz.wide(label_embeddings)))
+        return super().prepare_labels(self.associate(lorentz.wide(candidate_embeddings)))
 
-    def meet_labels(self, label_embeddings: Tensor, seen_mask: Tensor | None) -> None:
+    def meet_labels(self, candidate_embeddings: Tensor, seen_mask: Tensor | None) -> None:
         """Writes the encodings of the seen types into the memory."""
-        seen = label_embeddings if seen_mask is None else label_embeddings[seen_mask.bool()]
+        seen = candidate_embeddings if seen_mask is None else candidate_embeddings[seen_mask.bool()]
         self.write(seen)

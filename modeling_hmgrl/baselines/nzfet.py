@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import lorentz
 from ..configuration_hmgrl import ZeroShotTypingConfig
 from ..outputs import EncoderStates, SampleEncoding
-from .method import ContextMethod, entity_of, masked_softmax
+from .base import ContextMethod, entity_of, masked_softmax
 
 _LABEL_CHUNK = 256  # labels whose contexts are made at once: (B, 256, d) in memory
 
@@ -55,9 +55,9 @@ class NZFETForZeroShotTyping(ContextMethod):
             context=self.context_of(states),
         )
 
-    def prepare_labels(self, label_embeddings: Tensor) -> Tensor:
+    def prepare_labels(self, candidate_embeddings: Tensor) -> Tensor:
         """[query of the label; placed projection], shape (K, d + d_p)."""
-        labels = lorentz.wide(label_embeddings)
+        labels = lorentz.wide(candidate_embeddings)
         placed = self.scorer.place(self.scorer.project_labels(labels), self.curvature())
         return torch.cat([self.query(labels), placed], dim=-1)
 

@@ -8,7 +8,7 @@ two maps by a ranking loss; here the shared text encoder takes the place of the 
 
 from ..configuration_hmgrl import ZeroShotTypingConfig
 from ..outputs import EncoderStates, SampleEncoding
-from .method import Method, entity_of
+from .base import Method, entity_of
 
 
 class ProtoConfig(ZeroShotTypingConfig):

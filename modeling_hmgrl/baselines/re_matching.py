@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from .. import lorentz, losses
 from ..configuration_hmgrl import SHARED_PAPER_SETTINGS, ZeroShotTypingConfig
-from ..fusion import Comparison
+from ..layers import Fp32Linear, blocks
 from ..outputs import EncoderStates, SampleEncoding, TrainingStep
-from ..starts import BlockLinear
-from .method import Method, entity_of, margin_loss, reversed_gradient
+from ..scoring import Comparison
+from .base import Method, entity_of, margin_loss, reversed_gradient
 
 
 class REMatchingConfig(ZeroShotTypingConfig):
@@ -88,12 +88,12 @@ class REMatchingForZeroShotTyping(Method):
     def build(self, config: REMatchingConfig) -> None:
         """Makes the maps of entities and context and the adversary."""
         width = config.text_width
-        self.context_score = nn.Linear(width, 1)
-        self.irrelevant_projection = nn.Linear(width, width)
-        similar = config.projection_init == "similarity"
-        self.entity_map = BlockLinear(width, width, [1.0]) if similar else nn.Linear(width, width)
-        self.context_map = BlockLinear(width, width, [1.0]) if similar else nn.Linear(width, width)
-        self.adversary = nn.Linear(width, width)
+        self.context_score = Fp32Linear(width, 1)
+        self.irrelevant_projection = Fp32Linear(width, width)
+        start = blocks(width, [1.0]) if config.projection_init == "similarity" else None
+        self.entity_map = Fp32Linear(width, width, init_weight=start)
+        self.context_map = Fp32Linear(width, width, init_weight=start)
+        self.adversary = Fp32Linear(width, width)
         self.dropout = nn.Dropout(config.dropout)
 
     def encode_labels(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -123,9 +123,9 @@ class REMatchingForZeroShotTyping(Method):
         placed = [self.scorer.place(part, self.curvature()) for part in parts.chunk(3, dim=-1)]
         return torch.cat(placed, dim=-1)
 
-    def prepare_labels(self, label_embeddings: Tensor) -> Tensor:
+    def prepare_labels(self, candidate_embeddings: Tensor) -> Tensor:
         """Places descriptions by parts, (K, 3 d_p)."""
-        return self._placed(lorentz.wide(label_embeddings))
+        return self._placed(lorentz.wide(candidate_embeddings))
 
     def score(self, encoded: SampleEncoding, label_vectors: Tensor) -> Tensor:
         """Weighted sum of the scores of head, tail and context, (B, K)."""
@@ -141,7 +141,7 @@ class REMatchingForZeroShotTyping(Method):
     def more_losses(self, step: TrainingStep) -> dict[str, Tensor]:
         """The margin loss, and the classification that the irrelevant features must fail."""
         likeness = step.logits / self.scorer.scale
-        context = lorentz.wide(step.label_embeddings).chunk(3, dim=-1)[2]
+        context = lorentz.wide(step.candidate_embeddings).chunk(3, dim=-1)[2]
         told = self.adversary(reversed_gradient(step.encoded.irrelevant)) @ context.detach().T
         return {
             "margin": margin_loss(likeness, step.labels, self.config.margin),

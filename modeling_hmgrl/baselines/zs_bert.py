@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from .. import lorentz
 from ..configuration_hmgrl import SHARED_PAPER_SETTINGS, ZeroShotTypingConfig
 from ..encoders import Encoders
-from ..fusion import Comparison, make_projection
 from ..outputs import EncoderStates, SampleEncoding, TrainingStep
-from .method import Method, entity_of, margin_loss
+from ..scoring import Comparison, make_projection
+from .base import Method, entity_of, margin_loss
 
 
 class ZSBERTConfig(ZeroShotTypingConfig):
@@ -97,9 +97,9 @@ class ZSBERTForZeroShotTyping(Method):
         joined = torch.tanh(torch.cat([states.text[:, 0], entity_of(mentions)], dim=-1))
         return SampleEncoding(torch.tanh(self.attribute(self.dropout(joined))))
 
-    def prepare_labels(self, label_embeddings: Tensor) -> Tensor:
+    def prepare_labels(self, candidate_embeddings: Tensor) -> Tensor:
         """Places descriptions, (K, d)."""
-        return self.scorer.place(lorentz.wide(label_embeddings), self.curvature())
+        return self.scorer.place(lorentz.wide(candidate_embeddings), self.curvature())
 
     def score(self, encoded: SampleEncoding, label_vectors: Tensor) -> Tensor:
         """Compares attribute vectors with descriptions, (B, K)."""

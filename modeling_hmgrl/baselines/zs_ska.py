@@ -20,9 +20,9 @@ from torch import Tensor
 
 from .. import lorentz, losses
 from ..configuration_hmgrl import SHARED_PAPER_SETTINGS, ZeroShotTypingConfig
+from ..layers import Fp32Linear, zeros
 from ..outputs import EncoderStates, SampleEncoding, TrainingStep
-from ..starts import ConstantLinear
-from .method import Method
+from .base import Method
 
 
 class ZSSKAConfig(ZeroShotTypingConfig):
@@ -73,7 +73,7 @@ class ZSSKAForZeroShotTyping(Method):
     def build(self, config: ZSSKAConfig) -> None:
         """Makes the projection of virtual words, which starts without a say."""
         size = config.projection_size or config.text_width
-        self.word_projection = ConstantLinear(config.text_width, size)
+        self.word_projection = Fp32Linear(config.text_width, size, init_weight=zeros)
 
     def add_markers(self, processor: Any) -> None:
         """Learns, beside the markers, which token is the mask."""
@@ -130,9 +130,9 @@ class ZSSKAForZeroShotTyping(Method):
         virtual = (logits.softmax(1).unsqueeze(1) @ candidates).squeeze(1)
         return torch.cat([encoding, virtual], dim=-1)
 
-    def prepare_labels(self, label_embeddings: Tensor) -> Tensor:
+    def prepare_labels(self, candidate_embeddings: Tensor) -> Tensor:
         """Placed projections of encoding and virtual word, (K, d_p)."""
-        encoding, virtual = lorentz.wide(label_embeddings).chunk(2, dim=-1)
+        encoding, virtual = lorentz.wide(candidate_embeddings).chunk(2, dim=-1)
         projected = self.scorer.project_labels(encoding) + self.word_projection(virtual)
         return self.scorer.place(projected, self.curvature())
 
@@ -144,7 +144,7 @@ class ZSSKAForZeroShotTyping(Method):
         h = step.encoded.representation
         width = h.shape[-1]
         target = torch.randint(len(unseen), (len(h),), device=h.device)
-        seen = lorentz.wide(step.label_embeddings)[step.labels, :width].detach()
+        seen = lorentz.wide(step.candidate_embeddings)[step.labels, :width].detach()
         made = analogy(h, seen, lorentz.wide(unseen)[target, :width])
         logits = self.score(SampleEncoding(made), self.prepare_labels(unseen))
         return {"augmented": losses.classification_loss(logits, target)}

@@ -1,0 +1,1 @@
+"""How the embedded sample was made from openly licensed sources."""

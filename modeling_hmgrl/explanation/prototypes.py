@@ -1,0 +1,362 @@
+"""Explanation by example: the training samples and the label prototypes nearest to an input.
+
+Samples and labels are compared in the space that the model scores in, see :mod:`sample_vectors`. A
+label with training samples has the mean of their vectors as its prototype; one without, the mean of
+samples that the conditional autoencoder (HMCVAE) imagines of it, as in training.
+"""
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .. import lorentz
+from ..entity_markers import Span
+from ..pipeline_inputs import Query
+from ..ranking import Prediction
+from ..storage import write_json
+from .sample_embeddings import batch_vectors, center, place, sample_vectors, similarity
+
+VECTORS_NAME = "prototypes.safetensors"
+SAMPLES_NAME = "prototypes.json"
+
+# Samples imagined of a label.
+_DRAWS = 64
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A training sample near to an input.
+
+    Attributes:
+        id: Its id.
+        text: Its text.
+        spans: Its mentions, in characters.
+        label: Its label.
+        similarity: How near it is; larger is nearer.
+    """
+
+    id: str
+    text: str
+    spans: list[Span]
+    label: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class LabelEvidence:
+    """What speaks for a label.
+
+    Attributes:
+        label: The label.
+        score: Its calibrated score.
+        seen: Whether gamma was taken off it.
+        to_label: Similarity of the input to the label's own vector, which the score rests on.
+        to_prototype: Similarity to the label's prototype.
+        prototype: What the prototype is the mean of: "real" training samples, or "imagined" ones.
+        samples: How many.
+    """
+
+    label: str
+    score: float
+    seen: bool
+    to_label: float
+    to_prototype: float
+    prototype: str
+    samples: int
+
+
+@dataclass(frozen=True)
+class PrototypeExplanation:
+    """Why a label won, by example.
+
+    Attributes:
+        prediction: What was predicted.
+        neighbours: The nearest training samples, nearest first.
+        labels: The predicted labels, best first.
+    """
+
+    prediction: Prediction
+    neighbours: list[Neighbour]
+    labels: list[LabelEvidence]
+
+
+class Prototypes:
+    """Training samples and label prototypes of one model; made by :meth:`of` or :meth:`load`.
+
+    Args:
+        pipe: The pipeline whose model placed the samples.
+        sums: Sum of the vectors of each label's samples, float64, shape (K, d_p).
+        counts: Samples of each label, by name, in the order of ``sums``.
+        vectors: Vectors of the samples that were kept, shape (N, d_p).
+        samples: Their id, text, spans and label.
+
+    Attributes:
+        counts: Samples of each label, by name.
+        samples: The samples that were kept.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        sums: Tensor,
+        counts: dict[str, int],
+        vectors: Tensor,
+        samples: list[dict[str, Any]],
+    ) -> None:
+        self.pipe, self.counts, self.samples = pipe, counts, samples
+        self._sums, self._vectors = sums, vectors
+        self._rows = {name: row for row, name in enumerate(counts)}
+
+    @classmethod
+    def of(
+        cls,
+        pipe: Any,
+        records: Iterable[Mapping[str, Any]],
+        label_names: Sequence[str] | None = None,
+        keep: int = 100_000,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> "Prototypes":
+        """Places training samples.
+
+        Args:
+            pipe: A :class:`ZeroShotTypingPipeline`.
+            records: Training records with text, spans or mention, label, perhaps image and id; a
+                Dataset, a list, or anything that is iterated once.
+            label_names: Names of labels that are given as numbers; those of a Dataset's ClassLabel
+                by default.
+            keep: Most samples kept to look for the nearest among; of more, as many are drawn. All
+                of them count in the prototypes. 100,000 vectors of width 384 take 0.15 GB.
+            batch_size: Samples encoded at once.
+            seed: Seed of the draw.
+
+        Returns:
+            The prototypes.
+
+        Raises:
+            ValueError: If there are no records, or one has no usable label.
+        """
+        if keep < 1:
+            raise ValueError(f"keep: got {keep!r}, expected 1 or more")
+        if label_names is None:
+            features = getattr(records, "features", None) or {}
+            label_names = getattr(features.get("label"), "names", None)
+        draw, total = random.Random(seed), 0
+        counts: Counter[str] = Counter()
+        sums: dict[str, Tensor] = {}
+        kept: list[Tensor] = []
+        samples: list[dict[str, Any]] = []
+        for record, spans, vector in sample_vectors(pipe, records, batch_size):
+            name = _label_name(record, label_names, f"records[{total}]")
+            counts[name] += 1
+            sums[name] = sums.get(name, 0) + vector.double()
+            sample = {
+                "id": str(record.get("id", total)),
+                "text": record["text"],
+                "spans": spans,
+                "label": name,
+            }
+            # each record is kept with the same chance, whatever their number (algorithm R)
+            slot = total if total < keep else draw.randrange(total + 1)
+            if slot == len(kept):
+                samples.append(sample)
+                kept.append(vector.clone())  # without the rest of its batch
+            elif slot < keep:
+                samples[slot] = sample
+                kept[slot] = vector.clone()
+            total += 1
+        if not total:
+            raise ValueError("records: got none, expected at least one")
+        stacked = torch.stack([sums[name] for name in counts])
+        return cls(pipe, stacked, dict(counts), torch.stack(kept), samples)
+
+    def prototypes(self, labels: Mapping[str, str], draws: int = _DRAWS, seed: int = 0) -> Tensor:
+        """Prototypes of labels: real where there are samples of them, imagined otherwise.
+
+        Args:
+            labels: Names of K labels, each with the text that the encoder is shown.
+            draws: Samples imagined of a label.
+            seed: Seed of their noise, which is the same for each label.
+
+        Returns:
+            Prototypes, shape (K, d_p).
+        """
+        model = self.pipe.model
+        found: dict[str, Tensor] = {}
+        for name in labels:
+            if name in self._rows:
+                row = self._rows[name]
+                mean = self._sums[row] / self.counts[name]
+                found[name] = center(model, mean.unsqueeze(0)).float()[0]
+        missing = [name for name in labels if name not in found]
+        for start in range(0, len(missing), 256):
+            names = missing[start : start + 256]
+            imagined = self._imagine([labels[name] for name in names], draws, seed)
+            found |= zip(names, imagined, strict=True)
+        return torch.stack([found[name] for name in labels])
+
+    @torch.inference_mode()
+    def _imagine(self, texts: list[str], draws: int, seed: int) -> Tensor:
+        """Prototypes of imagined samples of labels, (U, d_p)."""
+        model = self.pipe.model
+        inputs = self.pipe.processor.encode_labels(texts)
+        encodings = lorentz.wide(
+            model.encode_labels(
+                inputs["candidate_input_ids"].to(model.device),
+                inputs["candidate_attention_mask"].to(model.device),
+            )
+        )
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(draws, model.hmcvae.latent, generator=generator)
+        noise = noise.to(encodings).expand(len(texts), -1, -1)
+        placed = place(model, model.hmcvae.generate(encodings, draws, noise))
+        return center(model, placed.double().mean(1)).float()
+
+    def explain(
+        self, record: Mapping[str, Any], k: int = 3, labels: Any = None, **options: Any
+    ) -> PrototypeExplanation:
+        """Explains the prediction for one input by the samples and prototypes nearest to it.
+
+        Args:
+            record: Input, as of the pipeline.
+            k: Training samples returned.
+            labels: Labels to choose from, as of the pipeline; the record's own go before.
+            **options: Further ones of the pipeline: ``seen``, ``top_k``, ``image_hosts``.
+
+        Returns:
+            The explanation; evidence for the ``top_k`` best labels.
+
+        Raises:
+            ValueError: Naming the argument and what was expected.
+        """
+        if not isinstance(k, int) or k < 1:
+            raise ValueError(f"k: got {k!r}, expected 1 or more")
+        pipe = self.pipe
+        call = pipe.parse_call({**options, "labels": labels, "on_error": "raise"})
+        query: Query = pipe.prepare(call, (record, "input"))
+        candidates = query.labels or pipe.candidates(call.labels)
+        prediction: Prediction = pipe.predict_batch([query], candidates, call)[0]
+        vector = batch_vectors(pipe, [query], pipe.processor.mark([query.text], [query.spans]))
+        near = similarity(pipe.model, vector, self._vectors)[0]
+        values, rows = near.topk(min(k, len(near)))
+        neighbours = [
+            Neighbour(similarity=value, **self.samples[row])
+            for value, row in zip(values.tolist(), rows.tolist(), strict=True)
+        ]
+        text_of = dict(zip(candidates.names, candidates.texts, strict=True))
+        shown = {name: text_of[name] for name in prediction["labels"]}
+        own = pipe.label_cache.vectors(list(shown.values())).float().cpu()
+        to_label = similarity(pipe.model, vector, own)[0].tolist()
+        to_prototype = similarity(pipe.model, vector, self.prototypes(shown))[0].tolist()
+        evidence = [
+            LabelEvidence(
+                label=name,
+                score=prediction["scores"][rank],
+                seen=prediction["seen"][rank],
+                to_label=to_label[rank],
+                to_prototype=to_prototype[rank],
+                prototype="real" if name in self.counts else "imagined",
+                samples=self.counts.get(name, _DRAWS),
+            )
+            for rank, name in enumerate(shown)
+        ]
+        return PrototypeExplanation(prediction, neighbours, evidence)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes vectors as safetensors and the rest as JSON.
+
+        Args:
+            folder: Folder, made if it does not exist. Texts of training samples are written to it.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {
+            "model": self.pipe.label_cache.key(),
+            "counts": self.counts,
+            "samples": [
+                {**sample, "spans": list(map(list, sample["spans"]))} for sample in self.samples
+            ],
+        }
+        partial = folder / f"{VECTORS_NAME}.partial"
+        tensors = {"sums": self._sums, "vectors": self._vectors}
+        save_file(tensors, partial, metadata={"samples": _hash(content)})
+        partial.replace(folder / VECTORS_NAME)
+        write_json(folder / SAMPLES_NAME, content)
+
+    @classmethod
+    def load(cls, pipe: Any, folder: str | Path) -> "Prototypes":
+        """Takes up what :meth:`save` wrote.
+
+        Args:
+            pipe: The pipeline, of the same model.
+            folder: The folder.
+
+        Raises:
+            FileNotFoundError: If there is nothing.
+            ValueError: If it is of another model, or the files are damaged or do not go together.
+        """
+        folder = Path(folder)
+        if not (folder / SAMPLES_NAME).is_file() or not (folder / VECTORS_NAME).is_file():
+            raise FileNotFoundError(
+                f"{folder}: expected {SAMPLES_NAME} and {VECTORS_NAME}, as Prototypes.save writes"
+            )
+        again = "make the prototypes again"
+        try:
+            content = json.loads((folder / SAMPLES_NAME).read_text(encoding="utf-8"))
+            with safe_open(folder / VECTORS_NAME, framework="pt") as file:
+                mark = (file.metadata() or {}).get("samples")
+                sums, vectors = file.get_tensor("sums"), file.get_tensor("vectors")
+        except (ValueError, RecursionError, SafetensorError) as error:
+            raise ValueError(
+                f"{folder}: damaged ({error}), expected {SAMPLES_NAME} and {VECTORS_NAME} as "
+                f"Prototypes.save writes; {again}"
+            ) from error
+        if mark != _hash(content):
+            raise ValueError(
+                f"{folder}: {SAMPLES_NAME} and {VECTORS_NAME} do not go together, expected both of "
+                f"one Prototypes.save; {again}"
+            )
+        if content["model"] != pipe.label_cache.key():
+            raise ValueError(
+                f"{folder}: these prototypes are of other weights or settings, expected those of "
+                f"this model; {again}"
+            )
+        counts, samples = content["counts"], content["samples"]
+        for sample in samples:
+            sample["spans"] = [(start, end) for start, end in sample["spans"]]
+        return cls(pipe, sums, counts, vectors, samples)
+
+
+def _hash(content: Any) -> str:
+    """Hash of what stands in the JSON file, by which the other file knows it."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _label_name(record: Mapping[str, Any], names: Sequence[str] | None, place: str) -> str:
+    """The label of a record, which may be given as a number."""
+    label = record.get("label")
+    if isinstance(label, str) and label.strip():
+        return label
+    if names is not None and isinstance(label, int) and 0 <= label < len(names):
+        return names[label]
+    expected = "a name" if names is None else f"a name, or a number below {len(names)}"
+    raise ValueError(f"{place}.label: got {label!r}, expected {expected}")
+
+
+__all__ = [
+    "LabelEvidence",
+    "Neighbour",
+    "PrototypeExplanation",
+    "Prototypes",
+    "sample_vectors",
+]

@@ -1,0 +1,6 @@
+"""What is said of a run: its report, its model card, its results on the Hub, its citations."""
+
+from .model_card import make_card, read_report
+from .push import push_run
+
+__all__ = ["make_card", "push_run", "read_report"]

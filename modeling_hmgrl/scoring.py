@@ -1,0 +1,175 @@
+"""Cross-modal attention and the scoring of representations against labels.
+
+Source: HMGRL (arXiv 2603.16259), equations 6 and 7; what departs from it is named in
+:class:`HMGRLConfig`.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from .configuration_hmgrl import ZeroShotTypingConfig
+from .layers import Fp32Linear, blocks
+from .lorentz import clip_norm, clip_radius, expmap0, pairwise_distance
+
+MAX_LOG_SCALE = math.log(100.0)  # a temperature below 0.01 only sharpens rounding
+
+
+class Comparison(nn.Module):
+    """Compares vectors of samples with vectors of labels, in one of the ways of ``score_function``.
+
+    Args:
+        config: Configuration of the model.
+    """
+
+    def __init__(self, config: ZeroShotTypingConfig) -> None:
+        super().__init__()
+        self.kind, self.temperature_init = config.score_function, config.temperature_init
+        self.parts = config.num_label_parts
+        self.log_scale = None if self.kind == "dot" else nn.Parameter(torch.empty(1))
+
+    def init_parameters(self) -> None:
+        """Starts the scale at the inverse of the temperature."""
+        if self.log_scale is not None:
+            init.constant_(self.log_scale, -math.log(self.temperature_init))
+
+    @property
+    def scale(self) -> Any:
+        """What likeness or distance is multiplied with; 1 for dot products."""
+        return 1.0 if self.log_scale is None else self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
+
+    def place(self, x: Tensor, c: float | Tensor) -> Tensor:
+        """Puts vectors of samples or labels where they are compared.
+
+        Args:
+            x: Vectors, shape (..., d_p).
+            c: Squared radius of the hyperboloid, for geodesic scores.
+
+        Returns:
+            Of length 1 for cosine, all parts of a label having the same share in it; points of the
+            hyperboloid (..., d_p + 1) for geodesic scores; as given otherwise, shape (..., d_p).
+        """
+        if self.kind == "cosine":
+            parts = x.unflatten(-1, (self.parts, x.shape[-1] // self.parts))
+            return F.normalize(parts, dim=-1).flatten(-2) / self.parts**0.5
+        if self.kind == "geodesic":
+            return expmap0(clip_norm(x, clip_radius(c)), c)
+        return x
+
+    def compare(self, q: Tensor, p: Tensor, c: float | Tensor) -> Tensor:
+        """Scores samples (..., d_p) against labels (K, d_p), both from :meth:`place`.
+
+        Returns:
+            Scores, shape (..., K).
+        """
+        if self.kind in ("dot", "cosine"):
+            return self.scale * (q @ p.T)
+        if self.kind == "euclidean":
+            lengths = q.square().sum(-1, keepdim=True) + p.square().sum(-1)
+            return -self.scale * (lengths - 2 * q @ p.T)
+        squared = pairwise_distance(q.reshape(-1, q.shape[-1]), p, c).square()
+        return -self.scale * squared.reshape(*q.shape[:-1], p.shape[0])
+
+    def compare_pairs(self, q: Tensor, p: Tensor, c: float | Tensor) -> Tensor:
+        """Scores samples that differ from label to label, (B, K, d_p), against labels (K, d_p).
+
+        Returns:
+            Scores, shape (B, K).
+        """
+        if self.kind in ("dot", "cosine"):
+            return self.scale * (q * p).sum(-1)
+        if self.kind == "euclidean":
+            return -self.scale * (q - p).square().sum(-1)
+        pairs = [self.compare(q[:, k], p[k : k + 1], c) for k in range(len(p))]
+        return torch.cat(pairs, dim=1)
+
+
+def _linear(config: ZeroShotTypingConfig, width: int, size: int, factors: list[float]) -> nn.Linear:
+    """A linear layer over blocks, started as ``config.projection_init`` says."""
+    if config.projection_init == "similarity":
+        return Fp32Linear(width * len(factors), size, init_weight=blocks(width, factors))
+    return Fp32Linear(len(factors) * width, size)
+
+
+class PartProjection(nn.Module):
+    """Projects head, tail and context of a relation, each by itself.
+
+    One map serves head and tail, which are entities alike, and another reads the context: what is
+    learnt of an entity's kind in one relation then holds in all others. A map that mixes the three
+    fits the seen relations better and the unseen ones far worse.
+
+    Args:
+        config: Configuration of the model.
+        size: Width of each projected part.
+        first: Index of the block of the input that holds the head; the tail follows.
+        factors: Factor of each of the last blocks of the input, as many as the context reads, in
+            the context at the start.
+    """
+
+    def __init__(
+        self, config: ZeroShotTypingConfig, size: int, first: int, factors: list[float]
+    ) -> None:
+        super().__init__()
+        width = config.text_width
+        self.mentions = slice(first * width, (first + 2) * width)
+        self.read = slice(-len(factors) * width, None)
+        self.entity = _linear(config, width, size, [1.0])
+        self.context = _linear(config, width, size, factors)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Projects blocks side by side, (..., blocks d), to [head; tail; context], (..., 3 d_p)."""
+        head, tail = x[..., self.mentions].chunk(2, dim=-1)
+        context = self.context(x[..., self.read])
+        return torch.cat([self.entity(head), self.entity(tail), context], dim=-1)
+
+
+def make_projection(config: ZeroShotTypingConfig, size: int) -> nn.Module:
+    """Makes what projects representations (..., D) to (..., d_p), by parts if labels have them."""
+    if config.label_parts:
+        return PartProjection(config, size, config.first_mention, config.block_factors)
+    return _linear(config, config.text_width, size, config.block_factors)
+
+
+class LabelScorer(Comparison):
+    """Scores representations against label encodings: q = W1 H, p = W2 l (eq. 7).
+
+    Args:
+        config: Configuration of the model.
+    """
+
+    def __init__(self, config: ZeroShotTypingConfig) -> None:
+        super().__init__(config)
+        width = config.text_width
+        size = config.projection_size or width
+        self.dropout = nn.Dropout(config.dropout)
+        self.sample_projection = make_projection(config, size)
+        self.label_projection: nn.Module
+        if config.label_parts:
+            self.label_projection = PartProjection(config, size, 0, [1.0])
+        else:
+            self.label_projection = _linear(config, width, size, [1.0])
+
+    def project_samples(self, h: Tensor) -> Tensor:
+        """Projects representations, (..., D) to (..., d_p)."""
+        return self.sample_projection(self.dropout(h))
+
+    def project_labels(self, labels: Tensor) -> Tensor:
+        """Projects label encodings, (K, d) to (K, d_p)."""
+        return self.label_projection(self.dropout(labels))
+
+    def score(self, q: Tensor, p: Tensor, c: float | Tensor) -> Tensor:
+        """Scores projected samples (..., d_p) against projected labels (K, d_p).
+
+        Args:
+            q: Projected samples.
+            p: Projected labels.
+            c: Squared radius of the hyperboloid, for geodesic scores.
+
+        Returns:
+            Scores, shape (..., K).
+        """
+        return self.compare(self.place(q, c), self.place(p, c), c)

@@ -1,0 +1,116 @@
+"""Optimizer and learning-rate schedule of a run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_scheduler
+
+from .manifold import wrap_manifold_parameters
+from .training_arguments import HMGRLTrainingArguments
+
+_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+
+
+def make_optimizer(model: nn.Module, arguments: HMGRLTrainingArguments) -> torch.optim.Optimizer:
+    """Makes AdamW with rates for encoders and heads; Riemannian Adam where points are learnt.
+
+    Args:
+        model: Model; what lives on the hyperboloid is wrapped as geoopt parameters.
+        arguments: Arguments of the run.
+
+    Returns:
+        The optimizer over all parameters that are trained.
+
+    Raises:
+        ValueError: If weight decay is asked for with parameters on the hyperboloid.
+    """
+    riemannian = wrap_manifold_parameters(model) > 0
+    if riemannian and arguments.weight_decay:
+        raise ValueError("weight_decay: expected 0 where parameters live on the hyperboloid")
+    encoders = {
+        id(parameter)
+        for part in model.modules()
+        for name in ("text_model", "vision_model")
+        if getattr(part, name, None) is not None
+        for parameter in getattr(part, name).parameters()
+    }
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            key = (id(parameter) in encoders, parameter.dim() > 1)
+            groups.setdefault(key, []).append(parameter)
+    settings: list[dict[str, Any]] = [
+        {
+            "params": parameters,
+            "lr": arguments.learning_rate if encoder else arguments.head_learning_rate,
+            "weight_decay": arguments.weight_decay if matrix else 0.0,
+        }
+        for (encoder, matrix), parameters in groups.items()
+    ]
+    if riemannian:
+        import geoopt  # noqa: PLC0415 - heavy, and needed by this option alone
+
+        return geoopt.optim.RiemannianAdam(settings, stabilize=10)
+    return torch.optim.AdamW(settings, fused=True)
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, arguments: HMGRLTrainingArguments, steps: int
+) -> LRScheduler:
+    """Makes the schedule over ``steps`` optimizer steps."""
+    return get_scheduler(
+        _SCHEDULES[arguments.schedule],
+        optimizer,
+        num_warmup_steps=int(arguments.warmup_ratio * steps),
+        num_training_steps=steps,
+    )
+
+
+class WeightAverage:
+    """Exponential moving average of the trained weights.
+
+    Args:
+        model: Model.
+        decay: Share of the average that a step keeps, in (0, 1).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.averages = {name: weight.detach().clone() for name, weight in self.weights.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Takes the weights of a step into the average."""
+        averages: list[torch.Tensor] = list(self.averages.values())
+        weights: list[torch.Tensor] = list(self.weights.values())
+        torch._foreach_lerp_(averages, weights, 1 - self.decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Puts the average in the place of the weights, for as long as the context lasts."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, weight in self.weights.items():
+            kept = weight.clone()
+            weight.copy_(self.averages[name])
+            self.averages[name].copy_(kept)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The averages by name of their weight."""
+        return self.averages
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Restores the averages."""
+        for name, average in self.averages.items():
+            average.copy_(state[name])

@@ -1,0 +1,393 @@
+"""Training of a model that answers the contract of HMGRLForZeroShotTyping."""
+
+import math
+import shutil
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import DistributedType
+from torch.distributed.fsdp import register_fsdp_forward_method
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from ..metrics.calibration import best_gamma, calibrated
+from ..metrics.gzs_scores import evaluate_scores
+from ..metrics.label_sets import LabelSets
+from ..metrics.temperature_scaling import best_temperature
+from ..processing_hmgrl import HMGRLProcessor
+from ..reports.run_report import FREE_ARGUMENTS, PARTS, write_run_files
+from ..storage import write_json
+from .batching import Batches
+from .checkpointing import (
+    Place,
+    last_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from .evaluator import HMGRLEvaluator
+from .optimization import WeightAverage, make_optimizer, make_schedule
+from .training_arguments import HMGRLTrainingArguments
+
+REPORT_NAME = "report.json"
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+@dataclass
+class _Run:
+    """What the epochs of a run share."""
+
+    model: Any
+    optimizer: Any
+    schedule: Any
+    batches: Batches
+    loader: DataLoader[Any]
+    constant: dict[str, torch.Tensor]
+    total: int
+    place: Place
+    first_step: int
+    started: float
+
+
+class HMGRLTrainer(HMGRLEvaluator):
+    """Trains a model on accelerate and reports calibrated generalized zero-shot scores.
+
+    Each epoch is validated over the seen and the validation-unseen labels; gamma and the best
+    checkpoint are chosen there and nowhere else. The best checkpoint lies in ``output_dir`` as soon
+    as there is one, so that an interrupted run leaves a usable model; checkpoints to go on from lie
+    in ``checkpoints`` below it, and ``arguments.resume`` takes up the last one, to the bit.
+
+    Args:
+        model: Model.
+        processor: Processor.
+        arguments: Arguments of the run.
+        labels: Label sets.
+        train: Records with text, spans, image, label (a ClassLabel).
+        validation: Records of seen and validation-unseen labels.
+        test: Records of seen and test-unseen labels; None to leave the test out.
+        data_report: What the report says about the data.
+        method: Name of the method in the report.
+    """
+
+    average: WeightAverage | None = None
+
+    def __init__(
+        self,
+        model: Any,
+        processor: HMGRLProcessor,
+        arguments: HMGRLTrainingArguments,
+        labels: LabelSets,
+        train: Any,
+        validation: Any,
+        test: Any = None,
+        data_report: dict[str, Any] | None = None,
+        method: str = "hmgrl",
+    ) -> None:
+        splits = {"train": train, "validation": validation, "test": test}
+        splits = {name: data for name, data in splits.items() if data is not None}
+        names = train.features["label"].names
+        super().__init__(model, processor, arguments, labels, splits, names, data_report, method)
+
+    def train(self, extra: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Trains, keeps the best checkpoint in ``output_dir``, tests it, writes the report.
+
+        Args:
+            extra: What the report holds beside, such as the scores of references.
+
+        Returns:
+            The report.
+
+        Raises:
+            FloatingPointError: If the loss is not finite.
+            OSError: If the folder cannot be written.
+            ValueError: If the run to go on from was another one.
+        """
+        arguments, accelerator = self.arguments, self.accelerator
+        run = self._start()
+        place = run.place
+        bar = tqdm(
+            total=run.total,
+            initial=place.step,
+            desc="Training",
+            unit="step",
+            disable=not self._shows_progress,
+        )
+        while place.step < run.total:
+            if arguments.patience and place.waited >= arguments.patience:
+                break
+            self._train_epoch(run, bar)
+            place.epoch, place.batch = place.epoch + 1, 0
+            self._end_epoch(run, bar)
+            if arguments.save_epochs and place.epoch % arguments.save_epochs == 0:
+                self._checkpoint(run)
+        bar.close()
+        accelerator.wait_for_everyone()
+        self.load_best()
+        report = self.report({"validation": place.best} if place.best else None) | (extra or {})
+        if accelerator.is_main_process:
+            write_json(self.output_dir / REPORT_NAME, report)
+        accelerator.end_training()
+        return report
+
+    @torch.no_grad()
+    def _constant_inputs(self) -> dict[str, torch.Tensor]:
+        """The labels of every step: as tokens, or encoded once if the text encoder is frozen."""
+        inputs = {
+            **self._label_inputs(self.labels.seen),
+            **self._label_inputs(self.labels.generator, "synthetic"),
+        }
+        if not self.model.config.freeze_text:
+            return inputs
+        return {
+            f"{name}_embeddings": self.model.encode_labels(
+                inputs[f"{name}_input_ids"], inputs[f"{name}_attention_mask"]
+            )
+            for name in ("candidate", "synthetic")
+            if f"{name}_input_ids" in inputs
+        }
+
+    def _start(self) -> "_Run":
+        """Prepares all that an epoch needs, and goes back to where a stopped run was."""
+        arguments, accelerator = self.arguments, self.accelerator
+        samples = self.prepared.samples["train"]
+        batches = Batches(
+            samples.labels,
+            samples.lengths,
+            arguments.batch_size,
+            arguments.seed,
+            arguments.balanced,
+            arguments.gradient_accumulation_steps,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        per_epoch = batches.count // arguments.gradient_accumulation_steps
+        total = arguments.max_steps or arguments.epochs * per_epoch
+        constant = self._constant_inputs()
+        model, optimizer, schedule = self._engine(total)
+        if accelerator.is_main_process:
+            write_run_files(self.output_dir, arguments)
+        if arguments.tracker != "none":
+            accelerator.init_trackers("training")
+        self._describe_in_config()
+        place = self._resumed(schedule) or Place()
+        return _Run(
+            model, optimizer, schedule, batches, self._loader("train", batches), constant, total,
+            place, place.step, time.perf_counter(),
+        )  # fmt: skip
+
+    def _train_epoch(self, run: "_Run", bar: Any) -> None:
+        arguments, accelerator, place = self.arguments, self.accelerator, run.place
+        run.model.train()
+        run.batches.start_at(place.epoch, place.batch)
+        for batch in self._on_device(run.loader):
+            place.batch += 1
+            with accelerator.accumulate(run.model):
+                with accelerator.autocast():
+                    output = run.model(**batch, **run.constant)
+                accelerator.backward(output.loss)
+                if accelerator.sync_gradients and arguments.max_grad_norm:
+                    accelerator.clip_grad_norm_(run.model.parameters(), arguments.max_grad_norm)
+                run.optimizer.step()
+                run.optimizer.zero_grad()
+            if not accelerator.sync_gradients:
+                continue
+            place.step += 1
+            if not accelerator.optimizer_step_was_skipped:  # as half precision does on overflow
+                run.schedule.step()
+            if self.average is not None:
+                self.average.update()
+            bar.update()
+            if place.step % arguments.log_steps == 0 or place.step == run.total:
+                self._log_step(output, run, bar)
+            if place.step == run.total:
+                break
+            if arguments.save_steps and place.step % arguments.save_steps == 0:
+                self._checkpoint(run)
+
+    def _end_epoch(self, run: "_Run", bar: Any) -> None:
+        """Validates, and keeps the weights if they are the best so far."""
+        place = run.place
+        with nullcontext() if self.average is None else self.average.applied():
+            scores = self._validate(place)
+            if self._shows_progress:
+                bar.write(self._epoch_line(place, scores))
+            place.waited += 1
+            if place.best is None or self._better(scores, place.best):
+                place.best, place.waited = scores, 0
+                self.save(self.output_dir, run.model)
+
+    def _engine(self, total: int) -> tuple[Any, Any, Any]:
+        """Model, optimizer and schedule as the engine wants them."""
+        arguments, accelerator = self.arguments, self.accelerator
+        if accelerator.distributed_type == DistributedType.DEEPSPEED:
+            # It would take the size from a loader, and the loader is not its business here.
+            plugin = accelerator.state.deepspeed_plugin.deepspeed_config
+            plugin["train_micro_batch_size_per_gpu"] = arguments.batch_size
+        if arguments.compile:
+            self.model.compile(dynamic=True)
+        optimizer = make_optimizer(self.model, arguments)
+        # Not handed to accelerate, which would step it once for each process, rounding otherwise.
+        schedule = make_schedule(optimizer, arguments, total)
+        if arguments.ema_decay:
+            if accelerator.distributed_type in _SHARDED:
+                raise ValueError("ema_decay: expected 0 where an engine shards the weights")
+            self.average = WeightAverage(self.model, arguments.ema_decay)
+        model, optimizer = accelerator.prepare(self.model, optimizer)
+        if accelerator.distributed_type == DistributedType.FSDP:
+            # Evaluation calls it by itself; the engine gathers weights for forward() alone.
+            register_fsdp_forward_method(model, "encode_labels")
+            self.model = model
+        return model, optimizer, schedule
+
+    def _fixed(self) -> dict[str, Any]:
+        """What a run that goes on must have in common with the one that stopped."""
+        fixed = self.arguments.to_dict()
+        fixed = {name: value for name, value in fixed.items() if name not in FREE_ARGUMENTS}
+        return fixed | {
+            "processes": self.accelerator.num_processes,
+            "training samples": len(self.prepared.samples["train"]),
+            "seen labels": list(self.labels.seen),
+            "generator labels": list(self.labels.generator),
+        }
+
+    def _checkpoint(self, run: "_Run") -> None:
+        averages = None if self.average is None else self.average.state_dict()
+        limit = self.arguments.save_total_limit
+        state = {
+            **asdict(run.place),
+            "schedule": run.schedule.last_epoch,
+            "history": self.history,
+            "fixed": self._fixed(),
+        }
+        save_checkpoint(self.accelerator, self.output_dir, state, limit, averages)
+
+    def _resumed(self, schedule: Any) -> Place | None:
+        """Restores the last checkpoint and returns the place in the run, if that is wanted."""
+        folder = last_checkpoint(self.output_dir) if self.arguments.resume else None
+        if folder is None:
+            return None
+        state, averages = load_checkpoint(self.accelerator, folder, self._fixed())
+        if self.average is not None:
+            self.average.load_state_dict(averages)
+        self.history = state["history"]
+        # The rates themselves are the optimizer's; a schedule is a function of this number.
+        schedule.last_epoch, schedule._step_count = state["schedule"], state["schedule"] + 1
+        if self._shows_progress:
+            print(f"Going on from {folder}")
+        return Place(**{field.name: state[field.name] for field in fields(Place)})
+
+    def _describe_in_config(self) -> None:
+        """Writes into the config what a loaded model must know about its labels."""
+        config = self.model.config
+        config.seen_labels = list(self.labels.seen)
+        config.generator_labels = list(self.labels.generator)
+        config.label_texts = dict(self.labels.texts) or None
+
+    def _log_step(self, output: Any, run: "_Run", bar: Any) -> None:
+        step = run.place.step
+        terms = {name: value.detach().item() for name, value in output.loss_terms.items()}
+        loss = output.loss.detach().item()
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"step {step}: the loss is {loss}; its terms are {terms}")
+        arguments = self.arguments
+        size = arguments.batch_size * arguments.gradient_accumulation_steps
+        size *= self.accelerator.num_processes
+        rate = size * (step - run.first_step) / (time.perf_counter() - run.started)
+        shown = {"loss": f"{loss:.3f}"} | {name[:5]: f"{v:.3f}" for name, v in terms.items()}
+        bar.set_postfix(shown | {"samples/s": f"{rate:.1f}"}, refresh=False)
+        rates = run.schedule.get_last_lr()
+        logged = {"loss": loss, "learning_rate": min(rates), "head_learning_rate": max(rates)}
+        logged |= {"samples_per_second": rate}
+        logged |= {f"loss/{name}": value for name, value in terms.items()}
+        self.accelerator.log({f"train/{name}": value for name, value in logged.items()}, step=step)
+
+    def _validate(self, place: Place) -> dict[str, Any]:
+        """Chooses gamma and temperature on validation, sets them and returns the scores."""
+        scores, truth = self.scores("validation")
+        mask = self.labels.seen_mask("validation")
+        gamma = float(best_gamma(scores, truth, mask, metric=self.arguments.metric).gamma)
+        temperature = best_temperature(calibrated(scores, mask, gamma), truth)
+        self.model.config.calibration_gamma = gamma
+        self.model.config.probability_temperature = temperature
+        names = self.labels.candidates("validation")
+        result = evaluate_scores(scores, truth, mask, gamma, names, temperature)
+        summary = {part: result[part] for part in PARTS}
+        done = {"epoch": place.epoch, "step": place.step, "gamma": gamma}
+        self.history.append({**done, **summary})
+        flat = {f"validation/{p}_{k}": v for p, part in summary.items() for k, v in part.items()}
+        flat |= {"validation/ausuc": result["ausuc"], "validation/gamma": gamma}
+        self.accelerator.log(flat, step=place.step)
+        return result
+
+    def _better(self, scores: dict[str, Any], best: dict[str, Any]) -> bool:
+        metric = self.arguments.metric
+        return scores["overall"][metric] > best["overall"][metric]
+
+    def _epoch_line(self, place: Place, scores: dict[str, Any]) -> str:
+        parts = [
+            f"{name} {100 * scores[name]['accuracy']:.1f}/{100 * scores[name]['f1']:.1f}"
+            for name in PARTS
+        ]
+        return (
+            f"epoch {place.epoch}, step {place.step}: validation accuracy/F1 {', '.join(parts)}, "
+            f"AUSUC {100 * scores['ausuc']:.1f}, gamma {scores['gamma']:.3f}"
+        )
+
+    def save(self, folder: str | Path, engine: Any = None) -> None:
+        """Saves model and processor (safetensors, JSON) with the code that loads them.
+
+        A file is replaced when it is complete.
+
+        Args:
+            folder: The folder.
+            engine: The model as accelerate prepared it, where an engine shards its weights; all
+                processes call this then.
+
+        Raises:
+            OSError: If it cannot be written. What lay there before is still there.
+        """
+        model, state = self.model, None
+        if engine is not None and self.accelerator.distributed_type in _SHARDED:
+            state = self.accelerator.get_state_dict(engine)
+            # The engine made another class of the model; what is saved is the one it was.
+            with torch.device("meta"):
+                model = self.model_class(self.model.config)
+        if not self.accelerator.is_main_process:
+            return
+        folder = Path(folder)
+        partial = folder / ".partial"
+        try:
+            model.save_pretrained(partial, state_dict=state)
+            self.processor.save_pretrained(partial)
+            for path in sorted(partial.iterdir()):
+                path.replace(folder / path.name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def load_best(self) -> None:
+        """Loads the best checkpoint, with its gamma and temperature, from ``output_dir``."""
+        best = self.model_class.from_pretrained(self.output_dir)
+        if self.accelerator.distributed_type in _SHARDED:
+            self.model = best.to(self.accelerator.device)  # whole again, in each process
+            return
+        self.model.load_state_dict(best.state_dict())
+        for name in ("calibration_gamma", "probability_temperature"):
+            setattr(self.model.config, name, getattr(best.config, name))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Pushes the model, the processor, the report and a model card to the Hub, in one commit.
+
+        Args:
+            repo_id: Repository, "user/name".
+            **options: Options of :func:`card.push_run`: ``private``, ``token``, ``runs`` for the
+                spread over repetitions, ``dataset`` for the data's name on the Hub.
+
+        Returns:
+            URL of the commit.
+        """
+        from ..reports.push import push_run  # noqa: PLC0415 - only for sharing
+
+        return push_run(self.output_dir, repo_id, **options)

@@ -1,0 +1,572 @@
+"""`hmgrl predict`: lines in, lines out, stopped and gone on with, on one process and on two."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cli_world import Stdin, lines, records, write_data
+from tiny_world import LABELS, SEEN, TEST_UNSEEN, VALIDATION_UNSEEN, tiny_model, tiny_processor
+from transformers import pipeline
+
+from dataset_scripts.sources.tables import MAX_LINE_BYTES
+from hmgrl import predict as room
+from hmgrl.cli import main
+from hmgrl.distributed import Processes
+from hmgrl.predict_input import LineReader, answered, chunks, record_of
+from hmgrl.predict_output import Answers, progress_path
+from modeling_hmgrl import LabelCache
+from modeling_hmgrl.pipeline_hmgrl import LOOKAHEAD, TASK
+
+BATCH = 3
+CHUNK = BATCH * LOOKAHEAD
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Folder with a model, data of 44 records and pictures."""
+    folder = tmp_path_factory.mktemp("predict")
+    model = tiny_model(
+        seen_labels=SEEN, generator_labels=[*VALIDATION_UNSEEN, *TEST_UNSEEN], calibration_gamma=0.5
+    )
+    model.save_pretrained(folder / "model")
+    tiny_processor().save_pretrained(folder / "model")
+    write_data(folder / "data", 44)
+    return folder
+
+
+@pytest.fixture
+def data(world):
+    return world / "data" / "records.jsonl"
+
+
+@pytest.fixture
+def predict(world, monkeypatch):
+    """Runs the command; returns its code. `stdin` is what comes down the pipe."""
+
+    def run(*argv, stdin=None, expected=0):
+        if stdin is not None:
+            monkeypatch.setattr("sys.stdin", stdin)
+        argv = ["--model", world / "model", "--batch-size", BATCH, "--no-progress", *argv]
+        assert main(["predict", *map(str, argv)]) == expected
+
+    return run
+
+
+def read(path):
+    return [json.loads(line) for line in Path(path).read_bytes().splitlines()]
+
+
+def error_of(capsys):
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+# Lines
+
+
+def test_answers_are_those_of_the_pipeline(world, data, predict, tmp_path, capsys):
+    predict("--input", data, "--output", tmp_path / "out.jsonl", "--top-k", "all")
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "44 lines answered" in said.err
+    assert "fields passed through: 'note'" in said.err
+    pipe = pipeline(TASK, model=str(world / "model"))
+    made, given = read(tmp_path / "out.jsonl"), read(data)
+    assert len(made) == len(given)
+    for record, answer in zip(given, made, strict=True):
+        prediction = answer.pop("prediction")
+        assert answer == record
+        asked = {name: record[name] for name in ("text", "spans", "image") if name in record}
+        if "image" in asked:
+            asked["image"] = str(data.parent / asked["image"])
+        expected = pipe(asked, top_k=None)
+        assert {**prediction, "scores": 0, "probabilities": 0} == (
+            {**expected, "scores": 0, "probabilities": 0}
+        )
+        for name in ("scores", "probabilities"):
+            assert prediction[name] == pytest.approx(expected[name], rel=1e-4)
+    predict("--input", data, "--output", tmp_path / "none.jsonl", "--no-images")
+    assert (
+        read(tmp_path / "none.jsonl")[0]["prediction"]["scores"]
+        != (read(tmp_path / "out.jsonl")[0]["prediction"]["scores"])
+    )
+
+
+def test_pipes_and_what_a_line_holds_stays_to_the_byte(predict, capsysbinary):
+    odd = b'  {"text":"ada sees the fox\\u2028", "mention" : "fox" ,"n":1.0000000000000000001} \r\n'
+    content = b"\xef\xbb\xbf" + odd + b"\n   \n" + lines(records(2)[1:])[:-1]  # no end of line
+    predict("--labels", *LABELS, "--top-k", "1", stdin=Stdin(content))
+    shown = capsysbinary.readouterr()
+    one, two = shown.out.splitlines()
+    assert one.startswith(odd.rstrip(b"} \r\n") + b', "prediction": {"label": ')
+    assert len(json.loads(one)["prediction"]["labels"]) == 1
+    assert "né".encode() in two
+    assert b"2 lines answered; 2 blank ones left out" in shown.err
+
+
+BAD = {
+    b'{"text": "ada sees the fox", "mention": "fox"': "column 46: expected one JSON object, got: ",
+    b'{"text": "ada", "text": "bob"}': "expected one JSON object, got: the field(s) ['text'] more",
+    b'{"text": NaN}': "expected one JSON object, got: NaN, which JSON does not know",
+    b"[" * 100_000: "expected one JSON object, got: ",
+    b'["ada"]': "field '(record)': expected a JSON object, got list ['ada']",
+    b"\xff{}": "field '(line)': expected UTF-8, got byte 0xff at byte 1 of the line",
+    b'{"a": "%s"}' % (b"x" * (MAX_LINE_BYTES + 5)): "field '(line)': expected a line of at most",
+    b"{}": "field 'text': got NoneType, expected a text",
+    b'{"text": "ada", "mention": "bob"}': "field 'mention': 'bob' occurs nowhere",
+    b'{"text": "ada", "mention": "a"}': "field 'mention': 'a' occurs at [0, 2]",
+    b'{"text": "ada", "spans": [[0, 9]]}': "field 'spans': got [0, 9], expected 0 <= start",
+    b'{"text": "\\ud800 ada", "mention": "ada"}': "field 'text': half a surrogate pair",
+    b'{"text": "ada", "mention": "ada", "labels": []}': "field 'labels': got",
+    b'{"text": "ada", "mention": "ada", "labels": [["x"]]}': "field 'labels': got ['x']",
+    b'{"text": "ada", "mention": "ada", "image": "x.png"}': "no such file",
+    b'{"text": "ada", "mention": "ada", "image": "text.png"}': "not a picture that Pillow can read",
+    b'{"text": "ada", "mention": "ada", "image": "../x.png"}': "field 'image': expected a path rel",
+    b'{"text": "ada", "mention": "ada", "image": "/etc/x"}': "field 'image': expected a path relat",
+    b'{"text": "ada", "mention": "ada", "image": "out.png"}': "expected a picture inside the pict",
+    b'{"text": "ada", "mention": "ada", "image": 3}': "field 'image': expected a string that",
+    b'{"text": "ada", "mention": "ada", "image": "http://x/y"}': "(nothing is fetched), got str",
+    b'{"text": "ada", "mention": "ada", "prediction": 1}': "field 'prediction': expected no such",
+    b'{"text": "ada", "mention": "ada", "error": "x"}': "field 'error': expected no such field",
+}  # fmt: skip
+NOT_AN_OBJECT = 7  # of these
+
+
+def test_bad_lines_are_named_and_passed_over(predict, tmp_path, capsys):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "text.png").write_text("no picture")
+    (tmp_path / "secret.png").write_text("")
+    (pictures / "out.png").symlink_to(tmp_path / "secret.png")
+    good = lines(records(40)[1::2])  # those without a picture
+    content = b"".join(bad + b"\n" + line for bad, line in zip(BAD, good.splitlines(True) * 2))  # noqa: B905
+    source = tmp_path / "bad.jsonl"
+    source.write_bytes(content)
+    out = tmp_path / "out.jsonl"
+    options = ["--input", source, "--output", out, "--image-dir", pictures, "--on-error", "skip"]
+    predict(*options, expected=3)
+    said = capsys.readouterr().err
+    assert f"{2 * len(BAD)} lines answered; {len(BAD)} of them bad, see their field `error`" in said
+    made = read(out)
+    assert all("prediction" in answer for answer in made[1::2])
+    for number, ((raw, message), answer) in enumerate(zip(BAD.items(), made[::2], strict=True)):
+        error = answer.pop("error")
+        assert re.match(rf"bad\.jsonl, line {2 * number + 1}[,:] ", error), error
+        assert message in error
+        assert len(error) <= 500
+        if number < NOT_AN_OBJECT or raw.endswith((b'"prediction": 1}', b'"error": "x"}')):
+            assert answer == {"line": 2 * number + 1}
+        else:
+            assert answer == json.loads(raw)
+
+
+def test_a_window_of_bad_lines_alone(predict, capsysbinary):
+    predict("--on-error", "skip", stdin=Stdin(b"no\n" * (2 * BATCH)), expected=3)
+    shown = capsysbinary.readouterr()
+    assert shown.out.count(b'"error"') == 2 * BATCH
+
+
+def test_the_first_bad_line_ends_it(world, predict, tmp_path, capsys):
+    made = records(60)
+    made[25]["spans"] = [[0, 500]]
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_bytes(lines(made))
+    options = ["--input", source, "--output", out, "--image-dir", world / "data"]
+    predict(*options, expected=1)
+    assert error_of(capsys).startswith(
+        "hmgrl predict: in.jsonl, line 26, field 'spans': got [0, 500], expected 0 <= start < end"
+    )
+    assert len(read(out)) == 25  # those before it
+    # mended, it goes on; or it is passed over
+    with out.open("ab") as file:
+        file.write(b'{"half a line')
+    predict(*options, "--resume", "--on-error", "skip", expected=3)
+    skipped = out.read_bytes()
+    predict(*options, "--overwrite", "--on-error", "skip", expected=3)
+    assert out.read_bytes() == skipped
+    predict(*options, "--overwrite", expected=1)
+    mended = records(60)
+    source.write_bytes(lines(mended))
+    predict(*options, "--resume")
+    resumed = out.read_bytes()
+    predict(*options, "--overwrite")
+    assert out.read_bytes() == resumed
+
+
+def test_labels_that_none_names_must_come_with_the_record(world, predict, tmp_path, capsysbinary):
+    tiny_model().save_pretrained(tmp_path / "model")
+    tiny_processor().save_pretrained(tmp_path / "model")
+    content = b'{"text": "ada", "mention": "ada"}\n'
+    content += b'{"text": "ada", "mention": "ada", "labels": {"x": "a tool", "y": null}}\n'
+    options = ["--model", tmp_path / "model", "--on-error", "skip"]
+    predict(*options, stdin=Stdin(content), expected=3)
+    one, two = map(json.loads, capsysbinary.readouterr().out.splitlines())
+    assert (
+        "field 'labels': expected labels, as neither --labels nor the model names" in one["error"]
+    )
+    assert sorted(two["prediction"]["labels"]) == ["x", "y"]
+
+
+def test_pictures_of_the_standard_input_need_a_folder(world, predict, capsysbinary):
+    content = lines(records(1))
+    predict("--on-error", "skip", stdin=Stdin(content), expected=3)
+    assert b"expected a picture folder (--image-dir)" in capsysbinary.readouterr().out
+    predict("--image-dir", world / "data", stdin=Stdin(content))
+    assert b'"prediction"' in capsysbinary.readouterr().out
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "\ufeffanimal\n\n tool \r\n"),
+        ("a.json", '["animal", "tool"]'),
+        ("a.json", '{"animal": "animal", "tool": null}'),
+    ],
+)
+def test_files_of_labels(predict, tmp_path, capsysbinary, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8", newline="")
+    line = lines(records(2)[1:])
+    predict("--labels", "animal", "tool", stdin=Stdin(line))
+    expected = capsysbinary.readouterr().out
+    predict("--labels-file", tmp_path / name, stdin=Stdin(line))
+    assert capsysbinary.readouterr().out == expected
+    predict("--labels", "animal", "tool", "--seen", stdin=Stdin(line))
+    unseen = json.loads(capsysbinary.readouterr().out)["prediction"]
+    assert not any(unseen["seen"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"\n\n", "got list [], expected at least one label"),
+        ("a.json", b'"animal"', "got str 'animal', expected at least one label"),
+        ("a.json", b"[", "Expecting value"),
+        ("a.json", b'{"a": "b", "a": "c"}', "the field(s) ['a'] more than once"),
+        ("a.json", b"[3]", "got 3, expected a label that is a text not blank"),
+        ("a.txt", b"\xff", "can't decode byte 0xff"),
+    ],
+)
+def test_files_of_labels_that_are_none(predict, tmp_path, capsys, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    predict("--labels-file", tmp_path / name, stdin=Stdin(b""), expected=1)
+    said = error_of(capsys)
+    assert said.startswith(f"hmgrl predict: --labels-file {tmp_path / name}: ")
+    assert message in said
+
+
+def test_label_vectors_are_kept_and_read(world, predict, tmp_path, capsys, monkeypatch):
+    cache = tmp_path / "cache"
+    content = b'{"text": "ada", "mention": "ada", "labels": ["own"]}\n' + lines(records(2)[1:])
+    predict("--label-cache", cache, stdin=Stdin(content))
+    first = capsys.readouterr().out
+    texts = json.loads((cache / "labels.json").read_text())["texts"]
+    assert texts == [*LABELS, "own"]
+    computed = []
+    add = LabelCache._add
+    monkeypatch.setattr(
+        LabelCache,
+        "_add",
+        lambda self, texts, *rest: (
+            computed.extend(t for t in texts if t not in self),
+            add(self, texts, *rest),
+        ),
+    )
+    predict("--label-cache", cache, stdin=Stdin(content))
+    assert capsys.readouterr().out == first
+    assert computed == []
+    tiny_model(seed=1, seen_labels=SEEN).save_pretrained(tmp_path / "model")
+    tiny_processor().save_pretrained(tmp_path / "model")
+    other = ["--model", tmp_path / "model", "--label-cache", cache]
+    predict(*other, stdin=Stdin(content), expected=1)
+    assert "these vectors are of other weights" in error_of(capsys)
+
+
+# Stopped and gone on with
+
+
+def whole(predict, data, folder, *more):
+    predict("--input", data, "--output", folder / "whole.jsonl", *more)
+    return (folder / "whole.jsonl").read_bytes()
+
+
+def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(world, predict, tmp_path):
+    content = lines(records(44)[1::2] * 2)
+    whole_out, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    predict("--output", whole_out, stdin=Stdin(content))
+    command = [sys.executable, "-m", "hmgrl", "predict", "--model", str(world / "model")]
+    command += ["--batch-size", str(BATCH), "--output", str(out), "--no-progress"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    ) as process:
+        process.stdin.write(b"".join(content.splitlines(True)[:20]))  # and it waits for the 21st
+        process.stdin.flush()
+        deadline = time.monotonic() + 120
+        while not (out.exists() and out.read_bytes().count(b"\n") >= 5 * BATCH):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+    written = out.read_bytes()
+    assert 0 < len(written) < len(whole_out.read_bytes())
+    out.write_bytes(written + b'{"text": "half a li')  # killed while it wrote
+    predict("--output", out, "--resume", stdin=Stdin(content))
+    assert out.read_bytes() == whole_out.read_bytes()
+
+
+def test_interrupted_it_says_how_to_go_on(data, predict, tmp_path, capsys):
+    content, out = data.read_bytes(), tmp_path / "out.jsonl"
+    part = b"".join(content.splitlines(True)[:20])
+    options = ["--output", out, "--no-images"]
+    predict(*options, stdin=Stdin(part, interrupted=True), expected=130)
+    assert error_of(capsys) == ("hmgrl predict: stopped. The same command with --resume goes on.")
+    assert json.loads(progress_path(out).read_text())["lines"] == 18  # whole batches
+    predict(*options, "--resume", stdin=Stdin(content))
+    resumed = out.read_bytes()
+    predict(*options, "--overwrite", stdin=Stdin(content))
+    assert out.read_bytes() == resumed
+    predict("--no-images", stdin=Stdin(part, interrupted=True), expected=130)
+    assert error_of(capsys) == "hmgrl predict: stopped."
+
+
+def test_resume_where_nothing_is_begins(data, predict, tmp_path):
+    expected = whole(predict, data, tmp_path)
+    predict("--input", data, "--output", tmp_path / "new" / "out.jsonl", "--resume")
+    assert (tmp_path / "new" / "out.jsonl").read_bytes() == expected
+
+
+def test_a_finished_output_is_left_as_it_is(data, predict, tmp_path, capsys):
+    expected = whole(predict, data, tmp_path)
+    source, out = tmp_path / "in.jsonl", tmp_path / "whole.jsonl"
+    source.write_bytes(data.read_bytes())
+    options = ["--input", source, "--output", out, "--image-dir", data.parent, "--resume"]
+    capsys.readouterr()
+    predict(*options)
+    assert "44 lines answered; 44 of them by earlier runs" in capsys.readouterr().err
+    assert out.read_bytes() == expected
+    source.write_bytes(data.read_bytes() + lines(records(1)))
+    predict(*options, expected=1)
+    assert "in.jsonl: has more lines than the 44 that were answered" in error_of(capsys)
+    source.write_bytes(data.read_bytes().replace(b"sees", b"seas", 1))
+    predict(*options, expected=1)
+    assert "in.jsonl: its first 44 lines are not those that were answered" in error_of(capsys)
+
+
+def test_an_output_that_is_there_is_not_lost(data, predict, tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    options = ["--input", data, "--output", out]
+    out.write_text("precious\n")
+    predict(*options, expected=1)
+    assert "is there already; --resume goes on with it, --overwrite begins anew" in error_of(capsys)
+    predict(*options, "--resume", expected=1)
+    assert "no out.jsonl.progress.json beside it, from which --resume would" in error_of(capsys)
+    assert out.read_text() == "precious\n"
+    predict(*options, "--overwrite")
+    assert len(read(out)) == 44
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--top-k", "2"], "begun with top-k 5, got 2"),
+        (["--batch-size", "5"], "begun with batch-size 3, got 5"),
+        (["--labels", "a", "b"], "begun with labels '6 of hash "),
+        (["--seen", "tool"], "begun with seen ['animal', 'vehicle'], got ['tool']"),
+        (["--no-images"], "begun with no-images False, got True"),
+    ],
+)
+def test_other_choices_do_not_go_on(data, predict, tmp_path, capsys, option, said):
+    whole(predict, data, tmp_path)
+    options = ["--input", data, "--output", tmp_path / "whole.jsonl", "--resume", *option]
+    predict(*options, expected=1)
+    assert said in error_of(capsys)
+
+
+def test_an_output_that_was_tampered_with_does_not_go_on(data, predict, tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    part = Stdin(b"".join(data.read_bytes().splitlines(True)[:20]), interrupted=True)
+    options = ["--output", out, "--no-images"]
+    predict(*options, stdin=part, expected=130)
+    os.truncate(out, 10)
+    predict(*options, "--resume", stdin=Stdin(data.read_bytes()), expected=1)
+    assert "10 bytes, expected the " in error_of(capsys)
+    progress_path(out).write_text("[]")
+    predict(*options, "--resume", stdin=Stdin(data.read_bytes()), expected=1)
+    assert "out.jsonl.progress.json: expected what predict wrote" in error_of(capsys)
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "message"),
+    [
+        (["--resume"], 2, "expected with --output FILE"),
+        (["--resume", "--overwrite", "--output", "x"], 2, "at most one of them"),
+        (["--num-workers", "-1"], 2, "got -1, expected 0 or more"),
+        (["--device", "moon"], 2, "--device moon: "),
+        (["--input", "nowhere.jsonl"], 1, "--input nowhere.jsonl: no such file"),
+        (["--input", "."], 1, "--input .: is a folder"),
+        (["--output", "."], 1, "--output .: is a folder"),
+    ],
+)
+def test_options_that_do_not_go_together(predict, capsys, argv, code, message):
+    predict(*argv, stdin=Stdin(b""), expected=code)
+    assert message in error_of(capsys)
+
+
+def test_the_input_is_not_overwritten(data, predict, capsys):
+    predict("--input", data, "--output", data, "--overwrite", expected=2)
+    assert "--output: is the input" in error_of(capsys)
+    assert len(read(data)) == 44
+
+
+# Pipes of other programs
+
+
+def test_a_reader_that_goes_away_ends_it_in_one_line(world):
+    command = [sys.executable, "-m", "hmgrl", "predict", "--model", str(world / "model")]
+    command += ["--batch-size", "1", "--no-progress"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+    line = lines(records(2)[1:])
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        process.stdin.write(line)
+        process.stdin.flush()
+        answer = json.loads(process.stdout.readline())  # comes before the input ends
+        assert answer["prediction"]["label"] in LABELS
+        process.stdout.close()
+        process.stdin.write(line)
+        process.stdin.close()
+        said = process.stderr.read().decode()
+        assert process.wait() == 1
+    assert said.splitlines()[-1] == (
+        "hmgrl predict: the standard output was closed before all was written"
+    )
+    assert "Traceback" not in said
+
+
+# Several processes
+
+
+class One:
+    """What accelerate would know, where the processes run one after the other."""
+
+    device = "cpu"
+
+    def wait_for_everyone(self):
+        pass
+
+    def destroy_process_group(self):
+        pass
+
+
+def as_process(monkeypatch, index, count=2):
+    processes = Processes(index, count, One())
+    monkeypatch.setattr(room.Processes, "started", classmethod(lambda *_, **__: processes))
+
+
+def test_two_processes_equal_one(world, data, predict, tmp_path):
+    expected = whole(predict, data, tmp_path)
+    out = tmp_path / "two.jsonl"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    command += ["-m", "hmgrl", "predict", "--model", str(world / "model"), "--input", str(data)]
+    command += ["--output", str(out), "--batch-size", str(BATCH), "--no-progress"]
+    command += ["--label-cache", str(tmp_path / "labels")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert out.read_bytes() == expected
+    assert done.stdout == ""
+    assert done.stderr.count("44 lines answered") == 1
+    assert sorted(path.name for path in tmp_path.glob("two*")) == (
+        ["two.jsonl", "two.jsonl.progress.json"]
+    )
+
+
+def test_parts_go_on_too(world, data, predict, tmp_path, monkeypatch, capsys):
+    expected = whole(predict, data, tmp_path)
+    out = tmp_path / "two.jsonl"
+    options = ["--input", data, "--output", out]
+
+    def killed(self, *_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        commits = []
+        commit = Answers.commit
+
+        def counted(self, *values, **more):
+            commit(self, *values, **more)
+            commits.append(values)
+            raise KeyboardInterrupt
+
+        patch.setattr(Answers, "commit", counted)
+        as_process(patch, 0)
+        predict(*options, expected=130)
+    assert len(commits) == 1
+    as_process(monkeypatch, 1)
+    predict(*options)  # the second process comes to its end
+    part = (tmp_path / "two.jsonl.part-1-of-2").read_bytes()
+    capsys.readouterr()
+    as_process(monkeypatch, 0)
+    predict(*options, expected=1)
+    assert "is there already" in error_of(capsys)
+    as_process(monkeypatch, 0, 3)
+    predict(*options, "--resume", expected=1)
+    assert "begun by another number of processes (two.jsonl.part-0-of-2)" in error_of(capsys)
+    as_process(monkeypatch, 1)
+    predict(*options, "--resume")
+    assert (tmp_path / "two.jsonl.part-1-of-2").read_bytes() == part
+    as_process(monkeypatch, 0)
+    predict(*options, "--resume")
+    assert out.read_bytes() == expected
+    assert sorted(path.name for path in tmp_path.glob("two*")) == (
+        ["two.jsonl", "two.jsonl.progress.json"]
+    )
+    predict(*options, "--resume")
+    assert out.read_bytes() == expected
+
+
+def test_several_processes_need_files(data, predict, tmp_path, monkeypatch, capsys):
+    as_process(monkeypatch, 0)
+    predict(stdin=Stdin(b""), expected=2)
+    assert "expected files where several processes share them" in error_of(capsys)
+    options = ["--input", data, "--output", tmp_path / "out.jsonl", "--device", "cuda:1"]
+    predict(*options, expected=2)
+    assert "--device: expected none, or cpu" in error_of(capsys)
+
+
+# The parts
+
+
+def test_chunks_are_shared_and_memory_is_bounded():
+    content = b"".join(b"%d\n\n" % number for number in range(1000))
+    for count in (1, 2, 3):
+        found = {}
+        for index in range(count):
+            reader = LineReader(Stdin(content), "x")
+            for chunk in chunks(reader, 7, 0, Processes(index, count).takes):
+                assert len(chunk.rows) <= 7
+                found[chunk.index] = chunk
+            assert reader.lines == 2000
+            assert reader.blank == 1000
+        rows = [row for index in sorted(found) for row in found[index].rows]
+        assert [int(raw) for _, raw in rows] == list(range(1000))
+        assert [number for number, _ in rows] == list(range(1, 2000, 2))
+    # from the end of any chunk on, the rest is the same
+    chunk = found[5]
+    reader = LineReader(Stdin(content), "x")
+    reader.skip(chunk.lines, chunk.digest)
+    assert next(chunks(reader, 7, 6)).rows == found[6].rows
+
+
+def test_an_answer_is_added_to_any_object():
+    for text in ("{}", "{ }", ' {"a": 1 }', '{"a": {}}'):
+        assert json.loads(answered(text, {"error": "\ud800"})) == (
+            record_of(text, "x") | {"error": "\ud800"}
+        )

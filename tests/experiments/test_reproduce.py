@@ -1,0 +1,163 @@
+"""The grid of the comparison: cells, paired test, tables, on tiny encoders."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import comparison
+import grid
+import numpy as np
+import pytest
+import reproduce
+from tiny_world import save_backbones
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A setting of tiny encoders and three steps, in a folder of its own."""
+    text, vision = save_backbones(tmp_path / "backbones")
+    setting = grid.Setting(
+        text,
+        vision,
+        {"freeze_text": True, "freeze_vision": True},
+        {"batch_size": 16, "max_steps": 3, "patience": 0, "progress": False},
+    )
+    monkeypatch.setitem(grid.SETTINGS, "frozen", setting)
+    monkeypatch.setitem(grid.SETTINGS, "frozen_paper", replace(setting, paper=True))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "out"
+
+
+def test_the_paired_test_counts_all_sign_patterns():
+    ours, theirs = np.array([3.0, 5.0, 4.0, 7.0]), np.array([1.0, 4.0, 4.5, 5.0])
+    found = comparison.paired_test(ours, theirs)
+    difference = ours - theirs
+    patterns = [
+        abs((np.array(s) * difference).mean()) for s in itertools.product((1, -1), repeat=4)
+    ]
+    assert found["p"] == np.mean([p >= abs(difference.mean()) - 1e-12 for p in patterns])
+    assert found["difference"] == pytest.approx(1.125)
+    assert (found["wins"], found["n"]) == (3, 4)
+    half = 3.182 * difference.std(ddof=1) / 2
+    assert found["high"] - found["low"] == pytest.approx(2 * half)
+
+
+def test_ten_wins_of_ten_are_the_least_likely_pattern():
+    found = comparison.paired_test(np.arange(10.0) + 1, np.arange(10.0))
+    assert found["p"] == 2 / 2**10
+    assert comparison.paired_test(np.arange(10.0), np.arange(10.0))["p"] == 1.0
+
+
+def test_many_pairs_are_drawn():
+    rng = np.random.default_rng(0)
+    found = comparison.paired_test(rng.normal(0.5, 1, 40), np.zeros(40))
+    assert 0 < found["p"] < 0.05
+    assert found == comparison.paired_test(
+        np.random.default_rng(0).normal(0.5, 1, 40), np.zeros(40)
+    )
+
+
+def test_a_cell_is_named_by_all_that_it_depends_on(monkeypatch):
+    cell = grid.Cell("mnre", "hmgrl", 0, 0)
+    assert cell.name.startswith("mnre-hmgrl-corrected-frozen-split0-seed0-")
+    others = [
+        grid.Cell("mnre", "hmgrl", 0, 0, changes=(("dropout", 0.2),)),
+        grid.Cell("mnre", "hmgrl", 0, 0, vocabulary="inductive"),
+        grid.Cell("mnre", "hmgrl", 0, 0, label_text="raw"),
+    ]
+    names = {cell.name, *(other.name for other in others)}
+    monkeypatch.setitem(grid.RECIPES, "hmgrl", {"dropout": 0.3})
+    names.add(cell.name)
+    assert len(names) == 5
+
+
+@pytest.mark.parametrize(
+    ("method", "scoring", "text"),
+    [
+        ("proto", "published", "raw"),
+        ("dbzfet", "published", "described"),
+        ("proto", "corrected", "verbalised"),
+        ("dbzfet", "corrected", "described"),
+        ("re_matching", "corrected", "parts"),
+        ("proto", "parts", "parts"),
+        ("zs_ska", "parts", "verbalised"),
+    ],
+)
+def test_label_texts_go_with_scoring_and_method(method, scoring, text):
+    assert grid.Cell("mnre", method, 0, 0, scoring=scoring).shown_label_text == text
+
+
+def test_a_table_is_made_and_its_cells_are_not_run_again(small, monkeypatch, capsys):
+    command = [
+        "--table", "1", "--task", "met", "--seeds", "1", "2", "--methods", "majority", "proto",
+        "hmgrl", "--out", str(small),
+    ]  # fmt: skip
+    reproduce.main(command)
+    shown = capsys.readouterr().out
+    files = sorted((small / "cells").glob("*.json"))
+    assert len(files) == 6
+    report = json.loads(files[0].read_text())
+    assert {"cell", "seconds", "test", "validation", "gamma", "data"} <= set(report)
+    hmgrl = [json.loads(f.read_text()) for f in files if "-hmgrl-" in f.name]
+    assert all(0 <= r["test"]["overall"]["f1"] <= r["oracle"]["f1"] + 1e-9 for r in hmgrl)
+    written = (small / "table1-met-frozen-corrected.md").read_text()
+    assert written.strip() in shown
+    assert "| majority |" in written
+    assert "of 2 |" in written
+
+    def refuse(*_):
+        raise AssertionError("a cell was run again")
+
+    monkeypatch.setattr(grid, "run_cell", refuse)
+    reproduce.main(command)
+
+
+def test_bars_of_the_geometry_are_drawn(small):
+    shared = ["--task", "met", "--seeds", "1", "--out", str(small)]
+    reproduce.main(["--figure", "5a", *shared])
+    assert (small / "figure5a-met-frozen-corrected.png").stat().st_size > 10_000
+    assert "Euclidean both" in (small / "figure5a-met-frozen-corrected.md").read_text()
+
+
+def test_several_scorings_are_for_table_1(small):
+    command = ["--table", "2", "--task", "met", "--scoring", "published", "corrected"]
+    with pytest.raises(SystemExit, match="--scoring: got several"):
+        reproduce.main([*command, "--out", str(small)])
+
+
+def test_parity_is_for_the_setting_that_it_has(small):
+    command = ["--table", "parity", "--task", "met", "--setting", "fine_tuned", "--out", str(small)]
+    with pytest.raises(SystemExit, match="--setting: got fine_tuned, expected frozen"):
+        reproduce.main(command)
+
+
+def test_parity_stands_beside_the_corrected_settings(small):
+    reproduce.main(["--table", "parity", "--task", "met", "--seeds", "1", "2", "--out", str(small)])
+    written = (small / "parity-met-frozen-corrected.md").read_text()
+    for row in reproduce.PARITY:
+        assert f"| {row} |" in written
+    assert written.count(" of 2 |") == 2  # the corrected settings against both others
+    paper, *_ = (
+        json.loads(path.read_text()) for path in (small / "cells").glob("*frozen_paper*.json")
+    )
+    assert paper["settings"]["generator_condition"] == "mention"
+
+
+def test_ablations_hold_an_inductive_run(small):
+    reproduce.main(["--table", "2", "--task", "met", "--seeds", "1", "--out", str(small)])
+    written = (small / "table2-met-frozen-corrected.md").read_text()
+    assert all(f"| {row} |" in written for row in reproduce.ABLATIONS)
+    found = [json.loads(path.read_text()) for path in (small / "cells").glob("*.json")]
+    assert sorted(report["cell"]["vocabulary"] for report in found) == [
+        "inductive", *["transductive"] * (len(reproduce.ABLATIONS) - 1),
+    ]  # fmt: skip
+
+
+def test_figure_6_draws_a_model_that_is_kept(small, monkeypatch):
+    command = ["--figure", "6", "--task", "met", "--seeds", "1", "--out", str(small)]
+    reproduce.main(command)
+    for name in ("sphere.png", "poincare.svg", "layout.json"):
+        assert (small / "figure6-met-frozen-corrected" / name).stat().st_size > 10_000
+    assert list((small / "cells" / "runs").glob("*/model.safetensors"))
+    monkeypatch.setattr(grid, "run_cell", None)  # the model is there: nothing is trained
+    reproduce.main(command)

@@ -1,0 +1,87 @@
+"""Two processes compute what one does: the same batches, losses, weights and metrics."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from safetensors.torch import load_file
+
+SCRIPT = Path(__file__).parents[1] / "helpers" / "run_tiny.py"
+
+
+def run(folder, processes, *options, expected=0, **arguments):
+    start = [sys.executable]
+    if processes > 1:
+        start += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
+    command = [*start, str(SCRIPT), str(folder), *options, "--arguments", json.dumps(arguments)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=False, timeout=300
+    )
+    assert done.returncode == expected, done.stderr[-3000:]
+    return json.loads((folder / "report.json").read_text()) if not expected else {}
+
+
+def difference(one, two):
+    one, two = (load_file(folder / "model.safetensors") for folder in (one, two))
+    assert one.keys() == two.keys()
+    # An attention key's bias cancels in the softmax: its gradient is rounding alone, to which Adam
+    # gives the size of any other.
+    names = [name for name in one if not name.endswith("key.bias")]
+    return max((one[name].double() - two[name].double()).abs().max().item() for name in names)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_two_processes_equal_one(tmp_path, dtype):
+    options = ["--constant-noise", "--dtype", dtype]
+    settings = {"epochs": 2, "learning_rate": 1e-3, "head_learning_rate": 1e-3}
+    one = run(tmp_path / "one", 1, *options, batch_size=16, **settings)
+    two = run(tmp_path / "two", 2, *options, batch_size=8, **settings)
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert difference(tmp_path / "one", tmp_path / "two") < (1e-9 if dtype == "float64" else 1e-5)
+    for split in ("validation", "test"):
+        for part in ("seen", "unseen", "overall"):
+            assert one[split][part] == pytest.approx(two[split][part])
+    assert one["images_used"]
+
+
+def test_accumulated_batches_equal_one_but_for_contrast(tmp_path):
+    settings = {"epochs": 1, "learning_rate": 1e-3, "head_learning_rate": 1e-3}
+    one = run(tmp_path / "one", 1, "--constant-noise", batch_size=16, **settings)
+    parts = {"batch_size": 4, "gradient_accumulation_steps": 2}
+    two = run(tmp_path / "two", 2, "--constant-noise", **parts, **settings)
+    assert [epoch["step"] for epoch in one["history"]] == [e["step"] for e in two["history"]]
+    # Negatives of the contrast are those of one batch over all processes, not of the whole step.
+    assert 1e-5 < difference(tmp_path / "one", tmp_path / "two") < 0.1
+
+
+def test_two_processes_resume_to_the_bit(tmp_path):
+    settings = {"epochs": 2, "save_steps": 2}
+    run(tmp_path / "whole", 2, **settings)
+    kill = ["--kill-step", "4"]
+    run(tmp_path / "cut", 2, *kill, expected=1, **settings)
+    assert not (tmp_path / "cut" / "report.json").exists()
+    run(tmp_path / "cut", 2, resume=True, **settings)
+    assert difference(tmp_path / "whole", tmp_path / "cut") == 0
+
+
+def test_sharded_weights_are_those_of_whole_ones(tmp_path):
+    run(tmp_path / "whole", 2, "--constant-noise", epochs=1)
+    run(tmp_path / "sharded", 2, "--constant-noise", "--fsdp", epochs=1)
+    assert difference(tmp_path / "whole", tmp_path / "sharded") < 1e-6
+    names = [{p.name for p in (tmp_path / n).iterdir()} for n in ("whole", "sharded")]
+    assert names[0] == names[1]
+
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_configurations_are_read_by_accelerate(path):
+    config = load_config_from_file(str(path))
+    assert config.num_processes > 1
+    assert config.mixed_precision == "bf16"
