@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -221,7 +222,15 @@ def test_saved_and_loaded(tmp_path):
     made.save(tmp_path / "new")
     loaded = Prototypes.load(pipe, tmp_path / "new")
     assert loaded.samples == made.samples
-    assert loaded.explain(rows[3], labels=LABELS) == made.explain(rows[3], labels=LABELS)
+    # Loaded vectors lie elsewhere in memory, where a product may round its last bit otherwise.
+    found, expected = (p.explain(rows[3], labels=LABELS) for p in (loaded, made))
+    exact = [replace(one, similarity=0.0) for one in expected.neighbours]
+    assert [replace(one, similarity=0.0) for one in found.neighbours] == exact
+    assert [one.similarity for one in found.neighbours] == pytest.approx(
+        [one.similarity for one in expected.neighbours], abs=1e-6
+    )
+    for one, other in zip(found.labels, expected.labels, strict=True):
+        assert one.label == other.label
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
         "prototypes.json", "prototypes.safetensors"
     ]  # fmt: skip
