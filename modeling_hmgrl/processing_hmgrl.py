@@ -294,11 +294,12 @@ class HMGRLProcessor(ProcessorMixin):
         Raises:
             ValueError: If there are none, or one is no text or blank.
         """
+        name = "labels" if prefix == "candidate" else "generator_labels"
         if isinstance(labels, str) or not hasattr(labels, "__len__") or not len(labels):
-            raise ValueError(f"labels: got {labels!r}, expected a list of at least one label text")
+            raise ValueError(f"{name}: got {labels!r}, expected a list of at least one label text")
         for index, label in enumerate(labels):
             if not isinstance(label, str) or not label.strip():
-                raise ValueError(f"labels[{index}]: got {label!r}, expected a text not blank")
+                raise ValueError(f"{name}[{index}]: got {label!r}, expected a text not blank")
         ids = self.tokenizer(
             list(labels),
             add_special_tokens=False,

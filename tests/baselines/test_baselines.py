@@ -84,7 +84,7 @@ def test_saved_and_loaded_it_scores_the_same(name, task, tmp_path):
 def test_a_sample_scores_the_same_alone_and_in_a_batch(name, task):
     model = tiny_method(name, task)
     together = batch_for(model, task, batch_size=5)
-    labels = {key: value for key, value in together.items() if key.startswith("label_")}
+    labels = {key: value for key, value in together.items() if key.startswith("candidate_")}
     with torch.no_grad():
         whole = model(**together).logits
         for row in range(5):
@@ -92,7 +92,7 @@ def test_a_sample_scores_the_same_alone_and_in_a_batch(name, task):
                 key: value[row : row + 1]
                 for key, value in together.items()
                 if key not in labels and key not in ("labels", "seen_mask")
-                and not key.startswith("generator")
+                and not key.startswith("synthetic")
             }  # fmt: skip
             length = int(alone["attention_mask"].sum())
             alone |= {key: alone[key][:, :length] for key in ("input_ids", "attention_mask")}
@@ -105,7 +105,9 @@ def test_a_sample_scores_the_same_alone_and_in_a_batch(name, task):
 def test_a_label_scores_the_same_beside_others_in_any_order(name, task):
     model, processor = tiny_method(name, task), processor_for(name, task)
     batch = batch_for(model, task, generator=False)
-    samples = {k: v for k, v in batch.items() if not k.startswith("label")}
+    samples = {
+        k: v for k, v in batch.items() if not k.startswith(("candidate", "synthetic", "labels"))
+    }
     samples.pop("seen_mask")
 
     def scores(names):
