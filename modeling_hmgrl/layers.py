@@ -28,6 +28,7 @@ from .lorentz import (
 def fp32_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Matrix product in float32 at least, whatever the autocast and the parameters' dtype."""
     x = wide(x)
+    x = x.to(torch.promote_types(x.dtype, weight.dtype))  # float64 weights keep float64
     with full_precision(x.device):
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
