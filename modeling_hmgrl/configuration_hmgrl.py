@@ -81,7 +81,7 @@ class ZeroShotTypingConfig(PreTrainedConfig):
         calibration_gamma: What calibrated stacking takes off the scores of seen labels (eq. 15);
             chosen on validation.
         probability_temperature: What calibrated scores are divided by before the softmax that makes
-            probabilities of them; chosen on validation (see :mod:`temperature`).
+            probabilities of them; chosen on validation (see :mod:`metrics.temperature_scaling`).
         seen_labels: Names of the labels with training samples.
         generator_labels: Names without samples that were known in training.
         label_texts: Text shown to the encoder for a label name, where it is not the name itself.

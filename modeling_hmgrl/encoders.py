@@ -348,10 +348,7 @@ class Encoders(HMGRLPreTrainedModel):
             raise ValueError(
                 "image_features: this model has no image encoder (vision_config is None)"
             )
-        image = wide(image)
-        if self.image_projection is None:
-            return wide(image)
-        return self.image_projection(image)
+        return wide(image) if self.image_projection is None else self.image_projection(image)
 
     def check_spans(self, span_positions: Tensor | None) -> None:
         """Says so if the spans are not as many as the task has.

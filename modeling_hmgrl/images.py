@@ -1,4 +1,7 @@
-"""Opens pictures from where they may lie; their size is bounded before anything is decoded."""
+"""Opens images from files, bytes, arrays and, on an explicit call, the web.
+
+The size is bounded before anything is decoded; hosts to fetch from are named by the caller.
+"""
 
 import io
 import socket

@@ -1,7 +1,8 @@
-"""Linear layers on the Lorentz model: the paper's, the fully hyperbolic one, and the Euclidean one.
+"""Linear layers: the float32 one of all heads, and those on the Lorentz model.
 
-All three map tangent vectors at the origin to tangent vectors at the origin and are called with the
-squared radius ``c`` of the hyperboloid, so that one can stand in another's place.
+:func:`make_linear` makes the paper's layer, the fully hyperbolic one or the Euclidean one. All
+three map tangent vectors at the origin to tangent vectors at the origin and are called with the
+squared radius ``c`` of the hyperboloid, so that each can replace another.
 """
 
 import math

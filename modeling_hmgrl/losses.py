@@ -53,8 +53,8 @@ def classification_loss(scores: Tensor, labels: Tensor, candidates: Tensor | Non
     scores = wide(scores)
     if candidates is not None:
         # The true label always competes: one outside of the candidates must not give infinity.
-        true = F.one_hot(labels, scores.shape[1]).bool()
-        scores = scores.masked_fill(~(candidates | true), -math.inf)
+        left_out = (~candidates).expand_as(scores).scatter(1, labels.unsqueeze(1), False)
+        scores = scores.masked_fill(left_out, -math.inf)
     return F.cross_entropy(scores, labels)
 
 

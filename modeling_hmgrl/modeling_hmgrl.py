@@ -76,8 +76,10 @@ class CrossModalAttention(nn.Module):
         tokens = text if image is None else torch.cat([text, image], dim=1)
         n, m = text.shape[1], tokens.shape[1] - text.shape[1]
         if self.kind == "additive":
-            w_entity, w_token = self.score.weight.split([entity.shape[-1], text.shape[-1]], dim=1)
-            logits = tokens @ w_token[0] + (entity @ w_entity[0] + self.score.bias).unsqueeze(1)
+            # one layer for [e; F_j] without writing e beside every token, in the tokens' precision
+            weight, bias = self.score.weight.to(tokens.dtype), self.score.bias.to(tokens.dtype)
+            w_entity, w_token = weight.split([entity.shape[-1], text.shape[-1]], dim=1)
+            logits = tokens @ w_token[0] + (entity @ w_entity[0] + bias).unsqueeze(1)
         else:
             keys = self.key(tokens)
             logits = (keys @ self.query(entity).unsqueeze(-1)).squeeze(-1) / keys.shape[-1] ** 0.5
@@ -322,13 +324,13 @@ class HMGRLForZeroShotTyping(ZeroShotTypingModel):
         mask = None if image_mask is None else image_mask.bool()
         return contrastive_loss(text, image, mask)
 
-    def _imagine(self, candidate_embeddings: Tensor, draws: int, noise: Tensor | None) -> Tensor:
+    def _imagine(self, embeddings: Tensor, draws: int, noise: Tensor | None) -> Tensor:
         """Scores of synthetic samples of U labels, (U, U) or (U, draws, U) (eq. 12)."""
-        candidate_embeddings = wide(candidate_embeddings).detach()
-        synthetic = self.hmcvae.generate(candidate_embeddings, draws, noise)
+        embeddings = wide(embeddings).detach()
+        synthetic = self.hmcvae.generate(embeddings, draws, noise)
         if self.config.generator_draws == "averaged":
             synthetic = synthetic.mean(1)
-        projected = self.scorer.project_labels(candidate_embeddings)
+        projected = self.scorer.project_labels(embeddings)
         return self.scorer.score(
             self.scorer.project_samples(synthetic), projected, self.curvature()
         )

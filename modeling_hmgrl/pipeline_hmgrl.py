@@ -331,7 +331,7 @@ class ZeroShotTypingPipeline(Pipeline):
         return {}, {}, {}
 
     def preprocess(self, input_: Any, **_: Any) -> Query:
-        """Checks one input and opens its picture; see :func:`prediction.make_query`."""
+        """Checks one input and opens its picture; see :func:`pipeline_inputs.make_query`."""
         return make_query(input_, self.processor, self.model.config, "input")
 
     def _forward(self, input_tensors: Any, **_: Any) -> Any:

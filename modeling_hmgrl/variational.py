@@ -65,9 +65,9 @@ class HVIB(nn.Module):
     Args:
         width: Width of the token states.
         bottleneck: Width d_z of the hyperbolic layers.
-        layer: Kind of linear layer, see :func:`lorentz_layers.make_linear`.
+        layer: Kind of linear layer, see :func:`layers.make_linear`.
         residual: Whether prior and posterior are centred on the token.
-        layer_options: Options of :func:`lorentz_layers.make_linear`.
+        layer_options: Options of :func:`layers.make_linear`.
     """
 
     def __init__(
@@ -182,13 +182,13 @@ class HMCVAE(nn.Module):
         width: Width of H.
         condition: Width of the condition.
         latent: Width d_v of the latent.
-        layer: Kind of linear layer, see :func:`lorentz_layers.make_linear`.
+        layer: Kind of linear layer, see :func:`layers.make_linear`.
         wrapped: Whether the latent is a wrapped normal on the hyperboloid (Nagano et al. 2019)
             instead of a normal one in the tangent space.
         normalize: Whether H is scaled to half the clip radius before it is encoded. Raw
             representations are longer than that radius and saturate the layers.
         parts: Whether conditions are labels by parts, to be decoded by :class:`PartDecoder`.
-        layer_options: Options of :func:`lorentz_layers.make_linear`.
+        layer_options: Options of :func:`layers.make_linear`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the methods of this folder share beside the contract of :mod:`zero_shot_typing`."""
+"""What the methods of this folder share beside the contract of :mod:`modeling_zero_shot_typing`."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
 """Explanation by example: the training samples and the label prototypes nearest to an input.
 
-Samples and labels are compared in the space that the model scores in, see :mod:`sample_vectors`. A
-label with training samples has the mean of their vectors as its prototype; one without, the mean of
-samples that the conditional autoencoder (HMCVAE) imagines of it, as in training.
+Samples and labels are compared in the space that the model scores in, see :mod:`sample_embeddings`.
+A label with training samples has the mean of their vectors as its prototype; one without, the mean
+of samples that the conditional autoencoder (HMCVAE) imagines of it, as in training.
 """
 
 import hashlib

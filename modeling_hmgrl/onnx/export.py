@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from ..hub import public_name
-from ..outputs import EncoderStates
 from ..pooling import masked_mean
 from ..storage import write_json
 from .modeling_onnx import (
@@ -68,11 +67,13 @@ def _samples(
     image_mask: Tensor | None = None,
 ) -> Tensor:
     """Encoders' states to samples as they are compared with labels."""
-    if image_states is not None:
-        image_states = model.encoders.project_image(image_states)
-    text_mask = attention_mask if model.config.mask_padding else None
-    encoded = model.represent(
-        EncoderStates(None, states, image_states, span_positions, text_mask, image_mask)
+    encoded = model.encode(
+        None,
+        attention_mask,
+        span_positions,
+        image_features=image_states,
+        image_mask=image_mask,
+        text_features=states,
     )
     projected = model.scorer.project_samples(encoded.representation)
     return model.scorer.place(projected, model.hmgrl.curvature())

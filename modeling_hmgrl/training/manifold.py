@@ -1,7 +1,5 @@
 """What is learnt on the hyperboloid: parameters that geoopt's optimizer keeps there."""
 
-from importlib import import_module
-
 from torch import nn
 
 
@@ -24,9 +22,8 @@ def wrap_manifold_parameters(module: nn.Module) -> int:
             if parameter is None:
                 continue
             found += 1
-            # Heavy, and needed by this option alone; a statement in its place would make
-            # transformers refuse this file, as part of a checkpoint, where geoopt is absent.
-            geoopt = import_module("geoopt")
+            import geoopt  # noqa: PLC0415 - heavy, and needed by this option alone
+
             if not isinstance(parameter, geoopt.ManifoldParameter):
                 manifold = geoopt.Lorentz(k=parameter.new_tensor(part.c))
                 wrapped = geoopt.ManifoldParameter(

@@ -5,9 +5,10 @@ import torch
 from tiny_world import tiny_batch, tiny_model
 
 
+@pytest.mark.parametrize("paper", [False, True], ids=["defaults", "paper"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_cast_model_answers_as_float32_does(dtype):
-    model, batch = tiny_model().eval(), tiny_batch()
+def test_a_cast_model_answers_as_float32_does(dtype, paper):
+    model, batch = tiny_model(paper=paper).eval(), tiny_batch()
     batch.pop("labels")
     with torch.no_grad():
         expected = model(**batch).logits
@@ -17,9 +18,10 @@ def test_a_cast_model_answers_as_float32_does(dtype):
     assert (found - expected).abs().max() < 0.05 * scale
 
 
+@pytest.mark.parametrize("paper", [False, True], ids=["defaults", "paper"])
 @pytest.mark.parametrize("cast", ["half", "bfloat16"])
-def test_a_cast_model_takes_a_training_step(cast):
-    model = getattr(tiny_model().train(), cast)()
+def test_a_cast_model_takes_a_training_step(cast, paper):
+    model = getattr(tiny_model(paper=paper).train(), cast)()
     output = model(**tiny_batch())
     assert output.loss.dtype == torch.float32
     output.loss.backward()
