@@ -20,6 +20,7 @@ from .lorentz import (
     full_precision,
     logmap0,
     origin,
+    project,
     translate,
     wide,
     with_time,
@@ -175,13 +176,16 @@ class FullyLorentzLinear(nn.Module):
     The space part of the result is ``W x``, its time part is recomputed as
     ``sqrt(|W x|^2 + c)``, so that boosts as well as rotations are learnt and the layer does not
     fold into a linear one (after Chen et al., Fully Hyperbolic Neural Networks, ACL 2022). A bias
-    is a translation by a learnt point of the hyperboloid; see :func:`wrap_manifold_parameters`.
+    is a translation by a learnt point of the hyperboloid. The point is projected to the hyperboloid
+    wherever it is used, so that an optimizer for flat parameters cannot move it away from there;
+    :class:`HMGRLTrainer` trains it as a parameter of geoopt, with a Riemannian optimizer.
 
     Args:
         in_features: Space dimensions of the input points.
         out_features: Space dimensions of the output points.
         translation: Whether to learn a translation.
-        c: Squared radius, needed for the translation's start at the origin.
+        c: Squared radius of the hyperboloid on which the translation lies; it is initialised to the
+            origin.
     """
 
     manifold_parameter_names = ("translation",)
@@ -204,7 +208,9 @@ class FullyLorentzLinear(nn.Module):
     def forward(self, x: Tensor, c: float | Tensor = 1.0) -> Tensor:
         """Maps points (..., in_features + 1) to points (..., out_features + 1)."""
         y = with_time(fp32_linear(x, self.weight, None), c)
-        return y if self.translation is None else translate(y, self.translation.to(y.dtype), c)
+        if self.translation is None:
+            return y
+        return translate(y, project(self.translation.to(y.dtype), self.c), c)
 
     def extra_repr(self) -> str:
         """Describes the layer when the model is printed."""

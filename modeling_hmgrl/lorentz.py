@@ -99,6 +99,14 @@ def with_time(space: Tensor, c: float | Tensor) -> Tensor:
     return torch.cat([time, space], dim=-1)
 
 
+def project(x: Tensor, c: float | Tensor = 1.0) -> Tensor:
+    """Projects vectors (..., D + 1) to the hyperboloid: keeps the space part, recomputes the time.
+
+    The result is the point itself for a point of the hyperboloid, up to rounding.
+    """
+    return with_time(x[..., 1:], c)
+
+
 def inner(x: Tensor, y: Tensor) -> Tensor:
     """Lorentz product ``-x_0 y_0 + x_s . y_s`` of vectors (..., D + 1); returns shape (...)."""
     product = wide(x) * wide(y)

@@ -5,6 +5,7 @@ Equation numbers are those of HMGRL (arXiv 2603.16259).
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -73,14 +74,25 @@ def gaussian_kl(mu: Tensor, log_var: Tensor) -> Tensor:
     return 0.5 * ((torch.expm1(log_var) - log_var).clamp(min=0) + mu.square()).sum(-1)
 
 
-def bottleneck_kl(kl: Tensor, mask: Tensor | None) -> Tensor:
+Gather = Callable[[Tensor], Tensor]
+"""Concatenates a tensor over the processes of a distributed run along its first axis."""
+
+
+def local(x: Tensor) -> Tensor:
+    """Returns ``x``: the :data:`Gather` of a run on one process."""
+    return x
+
+
+def bottleneck_kl(kl: Tensor, mask: Tensor | None, gather: Gather = local) -> Tensor:
     """Mean of a bottleneck's divergences over tokens, then over samples (eq. 4).
 
-    Samples without any position that counts (an absent picture) drop out.
+    Samples without any position that counts (an absent image) drop out.
 
     Args:
         kl: Divergence of each token, shape (B, n).
         mask: Positions that count, shape (B, n); all if None.
+        gather: How the samples that count are collected from all processes. Their number divides
+            the loss of each process, so that the mean over processes is that over all samples.
 
     Returns:
         Scalar; 0 if no sample counts.
@@ -89,7 +101,8 @@ def bottleneck_kl(kl: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return kl.mean()
     per_sample = masked_mean(kl.unsqueeze(-1), mask).squeeze(-1)
-    return per_sample.sum() / _shared_count(mask.any(1).sum())
+    everywhere = gather(mask.any(1).to(kl.dtype))
+    return per_sample.sum() * (len(everywhere) / len(kl)) / everywhere.sum().clamp(min=1)
 
 
 def contrastive_loss(text: Tensor, image: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -107,13 +120,12 @@ def contrastive_loss(text: Tensor, image: Tensor, mask: Tensor | None = None) ->
     Returns:
         Scalar; 0 if no sample has a picture.
     """
-    text, image = _gathered(wide(text)), _gathered(wide(image))
+    text, image = wide(text), wide(image)
     with full_precision(text.device):
         logits = text @ image.T
     target = torch.arange(len(logits), device=logits.device)
     if mask is None:
         return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
-    mask = _gathered(mask.to(text.dtype)) > 0
     # a pair counts where both its samples do; the diagonal is kept so that no row is all -inf
     pair = mask.unsqueeze(0) & mask.unsqueeze(1) | torch.eye(
         len(mask), dtype=torch.bool, device=mask.device
@@ -122,36 +134,6 @@ def contrastive_loss(text: Tensor, image: Tensor, mask: Tensor | None = None) ->
     rows = F.cross_entropy(logits, target, reduction="none")
     columns = F.cross_entropy(logits.T, target, reduction="none")
     return (0.5 * (rows + columns) * mask).sum() / mask.sum().clamp(min=1)
-
-
-def _shared_count(count: Tensor) -> Tensor:
-    """Mean of a count over the processes of a distributed run; the count of all is 1 at least.
-
-    Dividing a process's sum by it, and averaging over processes, gives the mean of all samples,
-    whatever number of those that count each process holds.
-    """
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return count.clamp(min=1)
-    total = count.to(torch.get_default_dtype())
-    distributed.all_reduce(total)
-    return total.clamp(min=1) / distributed.get_world_size()
-
-
-def _gathered(x: Tensor) -> Tensor:
-    """Concatenates ``x`` over the processes of a distributed run, with gradient.
-
-    Every process then computes the loss of the whole batch, and the averaging of gradients gives
-    what one process would have had. All processes must hold equally many rows.
-    """
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return x
-    if distributed.get_world_size() == 1:
-        return x
-    from torch.distributed.nn.functional import all_gather  # noqa: PLC0415 - only when distributed
-
-    return torch.cat(all_gather(x))
 
 
 def cvae_loss(target: Tensor, reconstruction: Tensor, kl: Tensor, kl_weight: float = 1.0) -> Tensor:

@@ -289,12 +289,12 @@ class HMGRLForZeroShotTyping(ZeroShotTypingModel):
         if image_kl is not None and step.image_mask is not None:
             patch_mask = step.image_mask.bool().unsqueeze(1).expand(image_kl.shape)
         if config.weight_bottleneck and encoded.text_kl is not None:
-            kl = bottleneck_kl(encoded.text_kl, step.text_mask)
+            kl = bottleneck_kl(encoded.text_kl, step.text_mask, step.gather)
             if image_kl is not None:
-                kl = kl + bottleneck_kl(image_kl, patch_mask)
+                kl = kl + bottleneck_kl(image_kl, patch_mask, step.gather)
             terms["bottleneck"] = 0.5 * kl
         if config.weight_contrastive and encoded.image_states is not None:
-            terms["contrastive"] = self._contrast(encoded, step.text_mask, step.image_mask)
+            terms["contrastive"] = self._contrast(step)
         if config.weight_cvae:
             by_label = config.generator_condition == "label"
             condition = step.candidate_embeddings[step.labels] if by_label else encoded.condition
@@ -311,18 +311,18 @@ class HMGRLForZeroShotTyping(ZeroShotTypingModel):
                 terms["alignment"] = alignment_loss(scores, positive)
         return terms
 
-    def _contrast(
-        self, encoded: HMGRLModelOutput, text_mask: Tensor | None, image_mask: Tensor | None
-    ) -> Tensor:
-        """L_con between the means of both modalities' tokens (eq. 5)."""
-        text = masked_mean(encoded.text_states, text_mask)
-        image = masked_mean(encoded.image_states, None)
+    def _contrast(self, step: TrainingStep) -> Tensor:
+        """L_con between the means of both modalities' tokens, over all processes (eq. 5)."""
+        text = masked_mean(step.encoded.text_states, step.text_mask)
+        image = masked_mean(step.encoded.image_states, None)
         if self.contrast_log_scale is not None:
             scale = self.contrast_log_scale.clamp(max=MAX_LOG_SCALE).exp()
             text = F.normalize(text, dim=-1) * scale
             image = F.normalize(image, dim=-1)
-        mask = None if image_mask is None else image_mask.bool()
-        return contrastive_loss(text, image, mask)
+        mask = None
+        if step.image_mask is not None:
+            mask = step.gather(step.image_mask.to(text.dtype)) > 0
+        return contrastive_loss(step.gather(text), step.gather(image), mask)
 
     def _imagine(self, embeddings: Tensor, draws: int, noise: Tensor | None) -> Tensor:
         """Scores of synthetic samples of U labels, (U, U) or (U, draws, U) (eq. 12)."""

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from .configuration_hmgrl import ZeroShotTypingConfig
 from .encoders import Encoders, HMGRLPreTrainedModel, pretrained_encoder
 from .lorentz import full_precision, wide
-from .losses import classification_loss, ranking_loss
+from .losses import Gather, classification_loss, local, ranking_loss
 from .outputs import EncoderStates, TrainingStep, ZeroShotTypingOutput
 from .pooling import SEPARATOR, pool_parts
 from .scoring import LabelScorer
@@ -45,6 +45,8 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
     """Whether training makes use of labels that have no samples (the generator's)."""
     noise: dict[str, Tensor] = {}  # noqa: RUF012 - read only
     """Noise to use in place of fresh draws, by name; set by tests alone."""
+    gather: Gather = staticmethod(local)
+    """How losses collect tensors of all processes; :class:`HMGRLTrainer` sets it."""
     config: ZeroShotTypingConfig
     scorer: LabelScorer
 
@@ -347,6 +349,7 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
                     image_mask,
                     synthetic_embeddings,
                     self.noise,
+                    self.gather,
                 )
                 terms = self.loss_terms(step)
         calibrated = None

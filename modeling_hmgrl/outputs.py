@@ -6,6 +6,8 @@ from typing import Any
 from torch import Tensor
 from transformers.utils import ModelOutput
 
+from .losses import Gather, local
+
 
 @dataclass(frozen=True)
 class EncoderStates:
@@ -45,6 +47,7 @@ class TrainingStep:
         image_mask: Samples that have a picture, shape (B,); all if None.
         generator_labels: Encodings of labels without samples, shape (U, d), or None.
         noise: Noise to use in place of fresh noise, by name.
+        gather: Concatenates a tensor over the processes of a distributed run.
     """
 
     encoded: Any
@@ -56,6 +59,7 @@ class TrainingStep:
     image_mask: Tensor | None
     generator_labels: Tensor | None
     noise: dict[str, Tensor]
+    gather: Gather = local
 
 
 @dataclass

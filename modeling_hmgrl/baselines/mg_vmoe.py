@@ -192,7 +192,7 @@ class MGVMoEForZeroShotTyping(Method):
     def more_losses(self, step: TrainingStep) -> dict[str, Tensor]:
         """Costs of the experts, contrast, divergence under perturbation."""
         encoded, mask = step.encoded, step.image_mask
-        cost = losses.bottleneck_kl(encoded.text_cost, step.text_mask)
+        cost = losses.bottleneck_kl(encoded.text_cost, step.text_mask, step.gather)
         text = losses.masked_mean(encoded.text_states, step.text_mask)
         image = torch.zeros_like(text)
         terms = {}
@@ -200,13 +200,13 @@ class MGVMoEForZeroShotTyping(Method):
             patches = None
             if mask is not None:
                 patches = mask.bool().unsqueeze(1).expand(encoded.image_cost.shape)
-            cost = cost + losses.bottleneck_kl(encoded.image_cost, patches)
+            cost = cost + losses.bottleneck_kl(encoded.image_cost, patches, step.gather)
             image = losses.masked_mean(encoded.image_states, patches)
             scale = self.contrast_log_scale.clamp(max=MAX_LOG_SCALE).exp()
             terms["contrastive"] = losses.contrastive_loss(
-                F.normalize(text, dim=-1) * scale,
-                F.normalize(image, dim=-1),
-                None if mask is None else mask.bool(),
+                step.gather(F.normalize(text, dim=-1) * scale),
+                step.gather(F.normalize(image, dim=-1)),
+                None if mask is None else step.gather(mask.to(text.dtype)) > 0,
             )
         samples = torch.cat([image, text], dim=-1)
         return terms | {"bottleneck": 0.5 * cost, "adversarial": self.adversarial(samples)}

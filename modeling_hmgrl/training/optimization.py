@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
-from .manifold import wrap_manifold_parameters
+from .manifold import from_average, is_point, to_average, wrap_manifold_parameters
 from .training_arguments import HMGRLTrainingArguments
 
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
@@ -73,6 +73,8 @@ def make_schedule(
 class WeightAverage:
     """Exponential moving average of the trained weights.
 
+    Points of the hyperboloid are averaged in the tangent space at its origin.
+
     Args:
         model: Model.
         decay: Share of the average that a step keeps, in (0, 1).
@@ -81,27 +83,34 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.averages = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        with torch.no_grad():
+            self.averages = {n: to_average(w).clone() for n, w in self.weights.items()}
 
     @torch.no_grad()
     def update(self) -> None:
         """Takes the weights of a step into the average."""
-        averages: list[torch.Tensor] = list(self.averages.values())
-        weights: list[torch.Tensor] = list(self.weights.values())
+        averages = list(self.averages.values())
+        weights = [to_average(weight) for weight in self.weights.values()]
         torch._foreach_lerp_(averages, weights, 1 - self.decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Puts the average in the place of the weights, for as long as the context lasts."""
-        self._swap()
+        points = {n: w.detach().clone() for n, w in self.weights.items() if is_point(w)}
+        averages = {n: from_average(self.averages[n], self.weights[n]) for n in points}
+        self._swap(averages)
         try:
             yield
         finally:
-            self._swap()
+            self._swap(points)
 
     @torch.no_grad()
-    def _swap(self) -> None:
+    def _swap(self, points: dict[str, torch.Tensor]) -> None:
+        """Swaps flat weights with their averages, and sets the points of the hyperboloid."""
         for name, weight in self.weights.items():
+            if name in points:
+                weight.copy_(points[name])
+                continue
             kept = weight.clone()
             weight.copy_(self.averages[name])
             self.averages[name].copy_(kept)

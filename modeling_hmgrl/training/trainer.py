@@ -28,6 +28,7 @@ from .checkpointing import (
     load_checkpoint,
     save_checkpoint,
 )
+from .collectives import gather_with_gradient
 from .evaluator import HMGRLEvaluator
 from .optimization import WeightAverage, make_optimizer, make_schedule
 from .training_arguments import HMGRLTrainingArguments
@@ -229,6 +230,7 @@ class HMGRLTrainer(HMGRLEvaluator):
         if arguments.compile:
             self.model.compile(dynamic=True)
         optimizer = make_optimizer(self.model, arguments)
+        self.model.gather = gather_with_gradient
         # Not handed to accelerate, which would step it once for each process, rounding otherwise.
         schedule = make_schedule(optimizer, arguments, total)
         if arguments.ema_decay:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from modeling_hmgrl import losses
+from modeling_hmgrl.training.collectives import gather_with_gradient
 
 
 def normal(*shape, seed=0, scale=1.0):
@@ -194,8 +195,9 @@ def _share(rank, size, port, cases, folder):
         part = slice(rank * len(text) // size, (rank + 1) * len(text) // size)
         # a parameter before the loss, as in training
         weight = torch.eye(text.shape[1]).requires_grad_()
-        given = None if mask is None else mask[part]
-        loss = losses.contrastive_loss(text[part] @ weight, image[part], given)
+        given = None if mask is None else gather_with_gradient(mask[part].float()) > 0
+        everywhere = gather_with_gradient(text[part] @ weight)
+        loss = losses.contrastive_loss(everywhere, gather_with_gradient(image[part]), given)
         loss.backward()
         dist.all_reduce(weight.grad)
         results.append((loss.detach(), weight.grad / size))
