@@ -7,12 +7,16 @@ detector; here they are the image tokens that the image encoder's class token is
 states are what a run keeps of a picture. A sample without a picture keeps its mentions as they are.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ..configuration_hmgrl import ZeroShotTypingConfig
 from ..layers import Fp32Linear
+from ..lorentz import wide
 from ..outputs import EncoderStates, SampleEncoding
 from .base import Method, entity_of
 
@@ -58,9 +62,15 @@ class CrossModalLayer(nn.Module):
 
     def forward(self, text: Tensor, regions: Tensor) -> Tensor:
         """Lets tokens (B, n, d) look at regions (B, k, d); returns (B, n, d)."""
-        found, _ = self.attention(text, regions, regions, need_weights=False)
-        text = self.norms[0](text + found)
-        return self.norms[1](text + self.feed_forward(text))
+        found, _ = _fp32_call(self.attention, text, regions, regions, need_weights=False)
+        text = _fp32_call(self.norms[0], text + found)
+        return _fp32_call(self.norms[1], text + self.feed_forward(text))
+
+
+def _fp32_call(module: nn.Module, *inputs: Tensor, **options: Any) -> Any:
+    """Calls a module of torch with its parameters in float32 at least, as Fp32Linear does."""
+    parameters = {name: wide(weight) for name, weight in module.named_parameters()}
+    return functional_call(module, parameters, inputs, options)
 
 
 def regions_of(image: Tensor, count: int) -> Tensor:

@@ -22,6 +22,7 @@ def wrap_manifold_parameters(module: nn.Module) -> int:
         The number of parameters that live on the manifold.
     """
     found = 0
+    part: Any
     for part in module.modules():
         for name in getattr(part, "manifold_parameter_names", ()):
             parameter = getattr(part, name)

@@ -164,3 +164,22 @@ def test_the_trainer_and_the_pipeline_take_it(name, task, tmp_path):
     one, two = pipe([record, {**record, "labels": ["tool", "a drink"]}])
     assert one["label"] in LABELS
     assert two["label"] in ("tool", "a drink")
+
+
+@pytest.mark.parametrize("settings", [{}, {"paper": True}], ids=["corrected", "published"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("name", "task"), CASES)
+def test_cast_as_a_whole_it_predicts_and_trains(name, task, dtype, settings):
+    model = tiny_method(name, task, **settings)
+    batch = batch_for(model, task)
+    with torch.no_grad():
+        expected = model(**batch).logits
+        found = model.to(dtype)(**batch).logits
+    assert found.dtype == torch.float32
+    assert (found - expected).abs().max() < 0.05 * expected.abs().max()
+    loss = model.train()(**batch).loss
+    assert loss.dtype == torch.float32
+    loss.backward()
+    for parameter_name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            assert torch.isfinite(parameter.grad).all(), parameter_name

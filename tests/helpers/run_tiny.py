@@ -45,7 +45,7 @@ def kill_at(step: int, where: str) -> None:
     room.save_checkpoint = save_and_die
 
 
-def shard_on_cpu() -> None:
+def shard_on_cpu(bfloat16: bool) -> None:
     """Makes accelerate use FSDP2 on CPU, which it offers on GPUs alone."""
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2,
@@ -53,6 +53,7 @@ def shard_on_cpu() -> None:
         transformer_cls_names_to_wrap=["BertLayer"],
         state_dict_type="FULL_STATE_DICT",
         cpu_ram_efficient_loading=False,
+        mixed_precision_policy="bf16" if bfloat16 else None,
     )
     engine = HMGRLTrainer._engine
 
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument("--kill-where", default="step")
     parser.add_argument("--constant-noise", action="store_true")
     parser.add_argument("--fsdp", action="store_true")
+    parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--arguments", type=json.loads, default={})
     options = parser.parse_args()
@@ -93,7 +95,7 @@ def main() -> None:
                 part.dropout_prob = 0.0
     model = model.to(getattr(torch, options.dtype))
     if options.fsdp:
-        shard_on_cpu()
+        shard_on_cpu(options.bfloat16)
     if options.kill_step:
         kill_at(options.kill_step, options.kill_where)
     data = tiny_records(48)

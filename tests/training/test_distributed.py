@@ -1,6 +1,7 @@
 """Two processes compute what one does: the same batches, losses, weights and metrics."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -75,6 +76,15 @@ def test_sharded_weights_are_those_of_whole_ones(tmp_path):
     assert difference(tmp_path / "whole", tmp_path / "sharded") < 1e-6
     names = [{p.name for p in (tmp_path / n).iterdir()} for n in ("whole", "sharded")]
     assert names[0] == names[1]
+
+
+def test_weights_sharded_with_a_bfloat16_policy_train_as_float32_does(tmp_path):
+    options = ["--constant-noise", "--fsdp"]
+    run(tmp_path / "float32", 2, *options, epochs=1)
+    report = run(tmp_path / "bfloat16", 2, *options, "--bfloat16", epochs=1)
+    apart = difference(tmp_path / "float32", tmp_path / "bfloat16")
+    assert 0 < apart < 0.05  # of the width of a step's rounding, and not of a lost layer
+    assert math.isfinite(report["history"][-1]["overall"]["f1"])
 
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
