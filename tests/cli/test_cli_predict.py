@@ -1,69 +1,19 @@
-"""`hmgrl predict`: lines in, lines out, stopped and gone on with, on one process and on two."""
+"""`hmgrl predict`: lines, labels and options."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
-from cli_world import Stdin, lines, records, write_data
-from tiny_world import LABELS, SEEN, TEST_UNSEEN, VALIDATION_UNSEEN, tiny_model, tiny_processor
+from cli_world import Stdin, lines, records
+from predict_world import BATCH, error_of, read
+from tiny_world import LABELS, SEEN, tiny_model, tiny_processor
 from transformers import pipeline
 
 from dataset_scripts.sources.tables import MAX_LINE_BYTES
-from hmgrl import predict as room
-from hmgrl.cli import main
 from hmgrl.distributed import Processes
 from hmgrl.predict_input import LineReader, answered, chunks, record_of
-from hmgrl.predict_output import Answers, progress_path
 from modeling_hmgrl import LabelCache
-from modeling_hmgrl.pipeline_hmgrl import LOOKAHEAD, TASK
-
-BATCH = 3
-CHUNK = BATCH * LOOKAHEAD
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """Folder with a model, data of 44 records and pictures."""
-    folder = tmp_path_factory.mktemp("predict")
-    model = tiny_model(
-        seen_labels=SEEN, generator_labels=[*VALIDATION_UNSEEN, *TEST_UNSEEN], calibration_gamma=0.5
-    )
-    model.save_pretrained(folder / "model")
-    tiny_processor().save_pretrained(folder / "model")
-    write_data(folder / "data", 44)
-    return folder
-
-
-@pytest.fixture
-def data(world):
-    return world / "data" / "records.jsonl"
-
-
-@pytest.fixture
-def predict(world, monkeypatch):
-    """Runs the command; returns its code. `stdin` is what comes down the pipe."""
-
-    def run(*argv, stdin=None, expected=0):
-        if stdin is not None:
-            monkeypatch.setattr("sys.stdin", stdin)
-        argv = ["--model", world / "model", "--batch-size", BATCH, "--no-progress", *argv]
-        assert main(["predict", *map(str, argv)]) == expected
-
-    return run
-
-
-def read(path):
-    return [json.loads(line) for line in Path(path).read_bytes().splitlines()]
-
-
-def error_of(capsys):
-    return capsys.readouterr().err.splitlines()[-1]
-
+from modeling_hmgrl.pipeline_hmgrl import TASK
 
 # Lines
 
@@ -288,118 +238,7 @@ def test_label_vectors_are_kept_and_read(world, predict, tmp_path, capsys, monke
     assert "these vectors are of other weights" in error_of(capsys)
 
 
-# Stopped and gone on with
-
-
-def whole(predict, data, folder, *more):
-    predict("--input", data, "--output", folder / "whole.jsonl", *more)
-    return (folder / "whole.jsonl").read_bytes()
-
-
-def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(world, predict, tmp_path):
-    content = lines(records(44)[1::2] * 2)
-    whole_out, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
-    predict("--output", whole_out, stdin=Stdin(content))
-    command = [sys.executable, "-m", "hmgrl", "predict", "--model", str(world / "model")]
-    command += ["--batch-size", str(BATCH), "--output", str(out), "--no-progress"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    ) as process:
-        process.stdin.write(b"".join(content.splitlines(True)[:20]))  # and it waits for the 21st
-        process.stdin.flush()
-        deadline = time.monotonic() + 120
-        while not (out.exists() and out.read_bytes().count(b"\n") >= 5 * BATCH):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.05)
-        process.kill()
-        process.wait()
-    written = out.read_bytes()
-    assert 0 < len(written) < len(whole_out.read_bytes())
-    out.write_bytes(written + b'{"text": "half a li')  # killed while it wrote
-    predict("--output", out, "--resume", stdin=Stdin(content))
-    assert out.read_bytes() == whole_out.read_bytes()
-
-
-def test_interrupted_it_says_how_to_go_on(data, predict, tmp_path, capsys):
-    content, out = data.read_bytes(), tmp_path / "out.jsonl"
-    part = b"".join(content.splitlines(True)[:20])
-    options = ["--output", out, "--no-images"]
-    predict(*options, stdin=Stdin(part, interrupted=True), expected=130)
-    assert error_of(capsys) == ("hmgrl predict: stopped. The same command with --resume goes on.")
-    assert json.loads(progress_path(out).read_text())["lines"] == 18  # whole batches
-    predict(*options, "--resume", stdin=Stdin(content))
-    resumed = out.read_bytes()
-    predict(*options, "--overwrite", stdin=Stdin(content))
-    assert out.read_bytes() == resumed
-    predict("--no-images", stdin=Stdin(part, interrupted=True), expected=130)
-    assert error_of(capsys) == "hmgrl predict: stopped."
-
-
-def test_resume_where_nothing_is_begins(data, predict, tmp_path):
-    expected = whole(predict, data, tmp_path)
-    predict("--input", data, "--output", tmp_path / "new" / "out.jsonl", "--resume")
-    assert (tmp_path / "new" / "out.jsonl").read_bytes() == expected
-
-
-def test_a_finished_output_is_left_as_it_is(data, predict, tmp_path, capsys):
-    expected = whole(predict, data, tmp_path)
-    source, out = tmp_path / "in.jsonl", tmp_path / "whole.jsonl"
-    source.write_bytes(data.read_bytes())
-    options = ["--input", source, "--output", out, "--image-dir", data.parent, "--resume"]
-    capsys.readouterr()
-    predict(*options)
-    assert "44 lines answered; 44 of them by earlier runs" in capsys.readouterr().err
-    assert out.read_bytes() == expected
-    source.write_bytes(data.read_bytes() + lines(records(1)))
-    predict(*options, expected=1)
-    assert "in.jsonl: has more lines than the 44 that were answered" in error_of(capsys)
-    source.write_bytes(data.read_bytes().replace(b"sees", b"seas", 1))
-    predict(*options, expected=1)
-    assert "in.jsonl: its first 44 lines are not those that were answered" in error_of(capsys)
-
-
-def test_an_output_that_is_there_is_not_lost(data, predict, tmp_path, capsys):
-    out = tmp_path / "out.jsonl"
-    options = ["--input", data, "--output", out]
-    out.write_text("precious\n")
-    predict(*options, expected=1)
-    assert "is there already; --resume goes on with it, --overwrite begins anew" in error_of(capsys)
-    predict(*options, "--resume", expected=1)
-    assert "no out.jsonl.progress.json beside it, from which --resume would" in error_of(capsys)
-    assert out.read_text() == "precious\n"
-    predict(*options, "--overwrite")
-    assert len(read(out)) == 44
-
-
-@pytest.mark.parametrize(
-    ("option", "said"),
-    [
-        (["--top-k", "2"], "begun with top-k 5, got 2"),
-        (["--batch-size", "5"], "begun with batch-size 3, got 5"),
-        (["--labels", "a", "b"], "begun with labels '6 of hash "),
-        (["--seen", "tool"], "begun with seen ['animal', 'vehicle'], got ['tool']"),
-        (["--no-images"], "begun with no-images False, got True"),
-    ],
-)
-def test_other_choices_do_not_go_on(data, predict, tmp_path, capsys, option, said):
-    whole(predict, data, tmp_path)
-    options = ["--input", data, "--output", tmp_path / "whole.jsonl", "--resume", *option]
-    predict(*options, expected=1)
-    assert said in error_of(capsys)
-
-
-def test_an_output_that_was_tampered_with_does_not_go_on(data, predict, tmp_path, capsys):
-    out = tmp_path / "out.jsonl"
-    part = Stdin(b"".join(data.read_bytes().splitlines(True)[:20]), interrupted=True)
-    options = ["--output", out, "--no-images"]
-    predict(*options, stdin=part, expected=130)
-    os.truncate(out, 10)
-    predict(*options, "--resume", stdin=Stdin(data.read_bytes()), expected=1)
-    assert "10 bytes, expected the " in error_of(capsys)
-    progress_path(out).write_text("[]")
-    predict(*options, "--resume", stdin=Stdin(data.read_bytes()), expected=1)
-    assert "out.jsonl.progress.json: expected what predict wrote" in error_of(capsys)
+# Options
 
 
 @pytest.mark.parametrize(
@@ -423,122 +262,6 @@ def test_the_input_is_not_overwritten(data, predict, capsys):
     predict("--input", data, "--output", data, "--overwrite", expected=2)
     assert "--output: is the input" in error_of(capsys)
     assert len(read(data)) == 44
-
-
-# Pipes of other programs
-
-
-def test_a_reader_that_goes_away_ends_it_in_one_line(world):
-    command = [sys.executable, "-m", "hmgrl", "predict", "--model", str(world / "model")]
-    command += ["--batch-size", "1", "--no-progress"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
-    line = lines(records(2)[1:])
-    with subprocess.Popen(command, env=environment, **pipes) as process:
-        process.stdin.write(line)
-        process.stdin.flush()
-        answer = json.loads(process.stdout.readline())  # comes before the input ends
-        assert answer["prediction"]["label"] in LABELS
-        process.stdout.close()
-        process.stdin.write(line)
-        process.stdin.close()
-        said = process.stderr.read().decode()
-        assert process.wait() == 1
-    assert said.splitlines()[-1] == (
-        "hmgrl predict: the standard output was closed before all was written"
-    )
-    assert "Traceback" not in said
-
-
-# Several processes
-
-
-class One:
-    """What accelerate would know, where the processes run one after the other."""
-
-    device = "cpu"
-
-    def wait_for_everyone(self):
-        pass
-
-    def destroy_process_group(self):
-        pass
-
-
-def as_process(monkeypatch, index, count=2):
-    processes = Processes(index, count, One())
-    monkeypatch.setattr(room.Processes, "started", classmethod(lambda *_, **__: processes))
-
-
-def test_two_processes_equal_one(world, data, predict, tmp_path):
-    expected = whole(predict, data, tmp_path)
-    out = tmp_path / "two.jsonl"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    command += ["-m", "hmgrl", "predict", "--model", str(world / "model"), "--input", str(data)]
-    command += ["--output", str(out), "--batch-size", str(BATCH), "--no-progress"]
-    command += ["--label-cache", str(tmp_path / "labels")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert out.read_bytes() == expected
-    assert done.stdout == ""
-    assert done.stderr.count("44 lines answered") == 1
-    assert sorted(path.name for path in tmp_path.glob("two*")) == (
-        ["two.jsonl", "two.jsonl.progress.json"]
-    )
-
-
-def test_parts_go_on_too(world, data, predict, tmp_path, monkeypatch, capsys):
-    expected = whole(predict, data, tmp_path)
-    out = tmp_path / "two.jsonl"
-    options = ["--input", data, "--output", out]
-
-    def killed(self, *_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        commits = []
-        commit = Answers.commit
-
-        def counted(self, *values, **more):
-            commit(self, *values, **more)
-            commits.append(values)
-            raise KeyboardInterrupt
-
-        patch.setattr(Answers, "commit", counted)
-        as_process(patch, 0)
-        predict(*options, expected=130)
-    assert len(commits) == 1
-    as_process(monkeypatch, 1)
-    predict(*options)  # the second process comes to its end
-    part = (tmp_path / "two.jsonl.part-1-of-2").read_bytes()
-    capsys.readouterr()
-    as_process(monkeypatch, 0)
-    predict(*options, expected=1)
-    assert "is there already" in error_of(capsys)
-    as_process(monkeypatch, 0, 3)
-    predict(*options, "--resume", expected=1)
-    assert "begun by another number of processes (two.jsonl.part-0-of-2)" in error_of(capsys)
-    as_process(monkeypatch, 1)
-    predict(*options, "--resume")
-    assert (tmp_path / "two.jsonl.part-1-of-2").read_bytes() == part
-    as_process(monkeypatch, 0)
-    predict(*options, "--resume")
-    assert out.read_bytes() == expected
-    assert sorted(path.name for path in tmp_path.glob("two*")) == (
-        ["two.jsonl", "two.jsonl.progress.json"]
-    )
-    predict(*options, "--resume")
-    assert out.read_bytes() == expected
-
-
-def test_several_processes_need_files(data, predict, tmp_path, monkeypatch, capsys):
-    as_process(monkeypatch, 0)
-    predict(stdin=Stdin(b""), expected=2)
-    assert "expected files where several processes share them" in error_of(capsys)
-    options = ["--input", data, "--output", tmp_path / "out.jsonl", "--device", "cuda:1"]
-    predict(*options, expected=2)
-    assert "--device: expected none, or cpu" in error_of(capsys)
 
 
 # The parts
