@@ -1,6 +1,6 @@
 """Metrics, calibration and label sets of generalized zero-shot classification, in NumPy.
 
-This folder imports nothing of the rest of the package.
+This folder does not import the rest of the package.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from .temperature_scaling import best_temperature
 
 
 def __getattr__(name: str) -> Any:
-    if name == "GZSMetric":  # builds on `evaluate`, which is imported when it is asked for
+    if name == "GZSMetric":  # builds on `evaluate`, which is slow to import
         from .gzs_scores import GZSMetric  # noqa: PLC0415
 
         return GZSMetric

@@ -1,25 +1,26 @@
-"""Calibrated stacking: how much the scores of seen labels are lowered at inference.
+"""Calibrated stacking: by how much the scores of seen labels are lowered at inference.
 
-A model that was trained on seen labels only scores them too high. HMGRL (eq. 15) therefore predicts
+A model whose training samples all have seen labels scores these too high. HMGRL (eq. 15) therefore
+predicts
 
     ŷ = argmax_k s_k − γ·1[k ∈ S],   γ ≥ 0,
 
 the calibrated stacking of Chao et al. 2016, with γ chosen on the validation set.
 
-The whole problem is one number a sample. The best seen label beats the best unseen label exactly
-while its *gap* g = max_S s − max_U s exceeds γ, and γ changes nothing else. So N samples cut the
-line of γ into at most N + 1 intervals; all γ of an interval predict the same. Everything here looks
-at each interval once: the best γ and the curve of seen against unseen accuracy are exact, no grid.
+One number per sample determines its prediction: the best seen label beats the best unseen one if
+and only if their *gap* g = max_S s − max_U s exceeds γ. N samples therefore divide the range of γ
+into at most N + 1 intervals, within which all predictions are the same. Each interval is evaluated
+once, so that the best γ and the seen-unseen curve are exact and not limited by a grid.
 
 Conventions:
 
 - ``scores`` is (N, K), ``seen_mask`` is (K,) and boolean, ``labels`` is (N,) with columns of
-  ``scores``. NaN is refused. −inf may rule a label out, as long as every sample keeps a finite
-  score on either side.
+  ``scores``. NaN raises an error. −inf excludes a label; every sample requires a finite score among
+  the seen and among the unseen labels.
 - Gaps are float64, whatever the dtype of the scores.
-- Equal scores go to the lower column, as in ``argmax``. That decides between a seen and an unseen
-  label only if γ is exactly a gap, which `best_gamma` avoids.
-- A part (seen or unseen) without samples has the value 0, and so has the harmonic mean then.
+- Ties go to the lower column, as in ``argmax``. Between a seen and an unseen label, a tie occurs
+  only if γ equals a gap exactly, which `best_gamma` avoids.
+- The metric of a part (seen or unseen) without samples is 0, and so is the harmonic mean.
 
 Sources: HMGRL, arXiv 2603.16259, eq. 15. Chao et al. 2016, "An empirical study and analysis of
 generalized zero-shot learning for object recognition in the wild" (calibrated stacking, AUSUC).
@@ -62,15 +63,15 @@ __all__ = [
     "seen_unseen_curve",
 ]
 
-# Two sums of the same per-class values may differ by rounding; below this they count as equal.
+# Sums of the same per-class values in another order differ by rounding, at most by this much.
 _EQUAL = 1e-12
-# Scores copied at a time when the columns of one part are searched; bounds the memory.
+# Scores copied at a time when the columns of one part are searched; limits the memory.
 _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """The best γ and what it reaches on the samples it was chosen on.
+    """The best γ and its metrics on the samples it was chosen on.
 
     Attributes:
         gamma: The chosen γ, finite.
@@ -108,14 +109,14 @@ class SeenUnseenCurve:
 
 
 @dataclass(frozen=True)
-class _Contest:
-    """Each sample's best seen column, best unseen column and gap, each (N,)."""
+class _Gaps:
+    """Best seen column, best unseen column and gap of each sample, each of shape (N,)."""
 
     best_seen: IntArray
     best_unseen: IntArray
     gap: FloatArray
 
-    def winners(self, gamma: float) -> IntArray:
+    def predictions(self, gamma: float) -> IntArray:
         tie_to_seen = (self.gap == gamma) & (self.best_seen < self.best_unseen)
         return np.where((self.gap > gamma) | tie_to_seen, self.best_seen, self.best_unseen)
 
@@ -124,15 +125,19 @@ def calibrated(scores: ArrayLike, seen_mask: ArrayLike, gamma: float) -> FloatAr
     """Lowers the scores of the seen labels by γ (HMGRL eq. 15).
 
     Args:
-        scores: (N, K) one score a sample and label.
+        scores: (N, K) a score for each sample and label.
         seen_mask: (K,) boolean, true for seen labels.
-        gamma: What is subtracted. Finite; may be negative.
+        gamma: Number to subtract. Finite; may be negative.
 
     Returns:
-        (N, K) float64, so that float32 scores are not rounded into ties by the subtraction.
+        (N, K) float64, so that the subtraction does not round float32 scores into ties.
 
     Raises:
         ValueError: If a shape, a dtype or γ is not as described.
+
+    Examples:
+        >>> calibrated([[0.5, 0.25]], [True, False], gamma=0.5)
+        array([[0.  , 0.25]])
     """
     scores, seen = check_scores(scores, seen_mask)
     return scores.astype(np.float64) - np.where(seen, _check_gamma(gamma), 0.0)
@@ -141,22 +146,27 @@ def calibrated(scores: ArrayLike, seen_mask: ArrayLike, gamma: float) -> FloatAr
 def predict(scores: ArrayLike, seen_mask: ArrayLike, gamma: float) -> IntArray:
     """Predicts under calibrated stacking: the argmax of `calibrated`, ties to the lower column.
 
-    The best label of either part is found first and γ then compared with their gap. So a large γ
-    cannot blur the order of the seen labels, and the predictions are those `best_gamma` counted.
+    The best label of each part is found first, and their gap is then compared with γ. Thus a large
+    γ cannot round seen labels into ties, and the predictions are those that `best_gamma` counted.
 
     Args:
-        scores: (N, K) one score a sample and label.
+        scores: (N, K) a score for each sample and label.
         seen_mask: (K,) boolean, true for seen labels. If all or none are seen, γ has no effect.
-        gamma: What is subtracted from the seen scores. Finite; may be negative.
+        gamma: Number to subtract from the seen scores. Finite; may be negative.
 
     Returns:
         (N,) int64 columns.
 
     Raises:
         ValueError: If a shape, a dtype or γ is not as described, or a score is NaN.
+
+    Examples:
+        >>> scores = [[0.9, 0.5], [0.8, 0.7]]
+        >>> predict(scores, [True, False], gamma=0.2)
+        array([0, 1])
     """
     scores, seen = check_scores(scores, seen_mask)
-    return _contest(scores, seen).winners(_check_gamma(gamma))
+    return _gaps(scores, seen).predictions(_check_gamma(gamma))
 
 
 def best_gamma(
@@ -166,48 +176,54 @@ def best_gamma(
     metric: Metric = "f1",
     allow_negative: bool = False,
 ) -> CalibrationResult:
-    """Finds the γ with the best harmonic mean of the metric on seen and on unseen labels.
+    """Finds the γ with the highest harmonic mean of the metric on seen and on unseen labels.
 
     The search is exact: it covers γ = 0 and every interval between two neighbouring gaps. Values
-    within 1e-12 of the best count as equal, and among equals
+    within 1e-12 of the best count as equal. Among equal ones
 
-    1. γ = 0 is taken if it is one of them: nothing is calibrated without a gain;
-    2. else the middle of the widest interval (of equally wide ones, the lowest): the γ furthest
-       from changing a prediction. It is rounded to float32 if that stays inside the interval, so
-       that a float32 model subtracts the same number.
+    1. γ = 0 is preferred, so that nothing is calibrated without a gain;
+    2. otherwise the middle of the widest interval (the lowest if several are equally wide): the γ
+       furthest from changing a prediction. It is rounded to float32 if that stays inside the
+       interval, so that a float32 model subtracts the same number.
 
-    The γ is in no unbounded interval: there one part is never predicted and the mean is 0.
+    Unbounded intervals are excluded: there one part is never predicted and the mean is 0.
 
     Args:
-        scores: (N, K) one score a sample and label, N ≥ 1.
-        labels: (N,) integers, the right column of each sample.
+        scores: (N, K) a score for each sample and label, N ≥ 1.
+        labels: (N,) integers, the true column of each sample.
         seen_mask: (K,) boolean, true for seen labels.
         metric: "f1" (weighted by support), "accuracy" or "macro_accuracy" (mean over classes).
         allow_negative: Whether γ may be below 0, which favours seen labels.
 
     Returns:
-        γ, its value, and the interval it lies in. γ is 0 if nothing is ever right, if all or no
+        γ, its metrics and its interval. γ is 0 if no prediction is ever correct, if all or no
         labels are seen, or if one part has no samples.
 
     Raises:
         ValueError: If a shape, a dtype or the metric is not as described, a score is NaN or a label
             is out of range.
+
+    Examples:
+        >>> scores = [[0.9, 0.3], [0.8, 0.6]]  # the second sample has the unseen label
+        >>> best_gamma(scores, [0, 1], [True, False])
+        CalibrationResult(gamma=0.400..., value=1.0, seen=1.0, unseen=1.0,
+                          low=0.2..., high=0.6..., metric='f1')
     """
     scores, seen = check_scores(scores, seen_mask)
     labels = check_labels(labels, "labels", len(seen), len(scores))
     check_metric(metric)
 
-    contest = _contest(scores, seen)
-    curve = _sweep(contest, labels, seen, metric)
+    gaps = _gaps(scores, seen)
+    curve = _sweep(gaps, labels, seen, metric)
     values = harmonic_mean(curve.seen, curve.unseen)
-    at_zero = _values_at(0.0, contest, labels, seen, metric)[0]
+    at_zero = _values_at(0.0, gaps, labels, seen, metric)[0]
 
     edges = np.concatenate(([-np.inf], curve.thresholds, [np.inf]))
     low, high = edges[:-1] if allow_negative else edges[:-1].clip(min=0), edges[1:]
     with np.errstate(over="ignore", invalid="ignore"):
         width = high - low
         middle = low + width / 2
-    # Not the unbounded intervals, not those below 0, nor those too narrow to hold a float.
+    # Excludes unbounded intervals, those below 0, and those too narrow to contain another float.
     usable = (low < middle) & (middle < high)
 
     best = max(values[usable].max(initial=0.0), at_zero)
@@ -223,7 +239,7 @@ def best_gamma(
             rounded = float(np.float32(middle[i]))
         gamma = rounded if interval[0] < rounded < interval[1] else float(middle[i])
 
-    value, seen_value, unseen_value = _values_at(gamma, contest, labels, seen, metric)
+    value, seen_value, unseen_value = _values_at(gamma, gaps, labels, seen, metric)
     return CalibrationResult(gamma, value, seen_value, unseen_value, *interval, metric)
 
 
@@ -233,26 +249,31 @@ def seen_unseen_curve(
     seen_mask: ArrayLike,
     metric: Literal["accuracy", "macro_accuracy"] = "accuracy",
 ) -> SeenUnseenCurve:
-    """Follows seen and unseen accuracy over all γ (the seen-unseen curve of Chao et al. 2016).
+    """Computes seen and unseen accuracy for all γ (the seen-unseen curve of Chao et al. 2016).
 
     Args:
-        scores: (N, K) one score a sample and label, N ≥ 1.
-        labels: (N,) integers, the right column of each sample.
+        scores: (N, K) a score for each sample and label, N ≥ 1.
+        labels: (N,) integers, the true column of each sample.
         seen_mask: (K,) boolean. If all or none are seen, the curve is a single point.
         metric: "accuracy" over samples, or "macro_accuracy", the mean over classes that Chao et al.
             and Xian et al. use.
 
     Returns:
-        Every point, from γ = −inf (no unseen label predicted) to γ = inf (no seen one).
+        All points, from γ = −inf (no unseen label is predicted) to γ = inf (no seen one).
 
     Raises:
         ValueError: If a shape, a dtype or the metric is not as described, a score is NaN or a label
             is out of range.
+
+    Examples:
+        >>> curve = seen_unseen_curve([[1.0, 0.5], [0.75, 0.5]], [0, 1], [True, False])
+        >>> curve.thresholds, curve.seen, curve.unseen
+        (array([0.25, 0.5 ]), array([1., 1., 0.]), array([0., 1., 1.]))
     """
     scores, seen = check_scores(scores, seen_mask)
     labels = check_labels(labels, "labels", len(seen), len(scores))
     check_metric(metric, ("accuracy", "macro_accuracy"))
-    return _sweep(_contest(scores, seen), labels, seen, metric)
+    return _sweep(_gaps(scores, seen), labels, seen, metric)
 
 
 def ausuc(
@@ -261,16 +282,16 @@ def ausuc(
     seen_mask: ArrayLike,
     metric: Literal["accuracy", "macro_accuracy"] = "accuracy",
 ) -> float:
-    """Area under the seen-unseen curve (Chao et al. 2016): quality at every γ, none chosen.
+    """Computes the area under the seen-unseen curve (Chao et al. 2016), independent of any γ.
 
     The area under seen accuracy as a function of unseen accuracy, by the trapezoid rule over all
     points of `seen_unseen_curve`; the curve runs from unseen accuracy 0 to the point where no seen
-    label is predicted. A straight line joins two points, so samples with exactly the same gap add
-    a slope instead of a step.
+    label is predicted. Points are joined by straight lines, so that samples with exactly the same
+    gap contribute a slope instead of a step.
 
     Args:
-        scores: (N, K) one score a sample and label, N ≥ 1.
-        labels: (N,) integers, the right column of each sample.
+        scores: (N, K) a score for each sample and label, N ≥ 1.
+        labels: (N,) integers, the true column of each sample.
         seen_mask: (K,) boolean, true for seen labels.
         metric: "accuracy" or "macro_accuracy", as in `seen_unseen_curve`.
 
@@ -278,7 +299,11 @@ def ausuc(
         The area, in [0, 1]; 0 if one part has no labels or no samples.
 
     Raises:
-        ValueError: As `seen_unseen_curve`.
+        ValueError: As for `seen_unseen_curve`.
+
+    Examples:
+        >>> ausuc([[1.0, 0.5], [0.75, 0.5]], [0, 1], [True, False])
+        1.0
     """
     curve = seen_unseen_curve(scores, labels, seen_mask, metric)
     heights = (curve.seen[1:] + curve.seen[:-1]) / 2
@@ -286,31 +311,31 @@ def ausuc(
 
 
 def _values_at(
-    gamma: float, contest: _Contest, labels: IntArray, seen: BoolArray, metric: Metric
+    gamma: float, gaps: _Gaps, labels: IntArray, seen: BoolArray, metric: Metric
 ) -> tuple[float, float, float]:
     """Harmonic mean, seen and unseen value of the predictions under γ."""
-    counts = count_classes(contest.winners(gamma), labels, seen)
+    counts = count_classes(gaps.predictions(gamma), labels, seen)
     seen_value, unseen_value = part_values(counts, seen, metric)
     return float(harmonic_mean(seen_value, unseen_value)), seen_value, unseen_value
 
 
-def _contest(scores: NDArray[Any], seen: BoolArray) -> _Contest:
-    """Reduces the scores to what γ decides on."""
+def _gaps(scores: NDArray[Any], seen: BoolArray) -> _Gaps:
+    """Reduces the scores to the gaps with which γ is compared."""
     if seen.all() or not seen.any():
-        # One part only: the winner is the same whatever γ is.
+        # With a single part, γ changes no prediction.
         best, top = _best_of(scores, np.arange(len(seen)))
         _check_finite(top)
-        return _Contest(best, best, np.zeros(len(best)))
+        return _Gaps(best, best, np.zeros(len(best)))
     best_seen, top_seen = _best_of(scores, np.flatnonzero(seen))
     best_unseen, top_unseen = _best_of(scores, np.flatnonzero(~seen))
     with np.errstate(over="ignore", invalid="ignore"):
         gap = top_seen - top_unseen
     _check_finite(gap)
-    return _Contest(best_seen, best_unseen, gap)
+    return _Gaps(best_seen, best_unseen, gap)
 
 
 def _best_of(scores: NDArray[Any], columns: IntArray) -> tuple[IntArray, FloatArray]:
-    """The best of the given columns and its score; a NaN among them wins, as in `argmax`."""
+    """Best of the given columns and its score, each (N,); NaN counts as best, as in `argmax`."""
     best = np.empty(len(scores), dtype=np.int64)
     top = np.empty(len(scores), dtype=np.float64)
     step = max(1, _BLOCK // len(columns))
@@ -322,25 +347,25 @@ def _best_of(scores: NDArray[Any], columns: IntArray) -> tuple[IntArray, FloatAr
     return best, top
 
 
-def _sweep(contest: _Contest, labels: IntArray, seen: BoolArray, metric: Metric) -> SeenUnseenCurve:
-    """The metric of both parts on every interval of γ.
+def _sweep(gaps: _Gaps, labels: IntArray, seen: BoolArray, metric: Metric) -> SeenUnseenCurve:
+    """Metric of both parts on every interval of γ.
 
-    As γ grows, each sample moves once: from its best seen to its best unseen label, at its gap. A
-    sample of a seen label thereby leaves a class of its part, one of an unseen label enters a class
-    of its part; the class at the other end carries no weight there. So each class has one step
-    function of its own, and a part is their sum. Time O(N·K), as for reading the scores; memory
-    O(N).
+    As γ grows, each prediction changes once, at its gap: from the best seen to the best unseen
+    label. A sample of a seen label then leaves a class of its own part, and one of an unseen label
+    enters a class of its own part; the class of the other part does not count it. Hence each class
+    contributes one step function, and a part is the sum of those of its classes. Time O(N·K), as
+    for reading the scores; memory O(N).
     """
     if seen.all() or not seen.any():
-        counts = count_classes(contest.best_seen, labels, seen)
+        counts = count_classes(gaps.best_seen, labels, seen)
         point = part_values(counts, seen, metric)
         return SeenUnseenCurve(np.empty(0), np.array(point[:1]), np.array(point[1:]))
 
-    thresholds, rank = np.unique(contest.gap, return_inverse=True)
+    thresholds, rank = np.unique(gaps.gap, return_inverse=True)
     intervals = len(thresholds) + 1
     moves_at = rank.reshape(-1) + 1  # first interval in which the sample has an unseen prediction
-    owner = np.where(seen[labels], contest.best_seen, contest.best_unseen)
-    # Samples in the order of their class, and within a class in the order in which they move.
+    owner = np.where(seen[labels], gaps.best_seen, gaps.best_unseen)
+    # Samples ordered by class and, within a class, by the interval in which they move.
     order = np.lexsort((moves_at, owner))
     ends = np.cumsum(np.bincount(owner, minlength=len(seen)))
     support = np.bincount(labels, minlength=len(seen))
@@ -365,8 +390,8 @@ def _check_finite(values: FloatArray) -> None:
     bad = ~np.isfinite(values)
     if bad.any():
         raise ValueError(
-            f"scores must be finite: row {int(bad.argmax())} holds NaN, an infinite best score, or "
-            "scores too far apart for float64"
+            f"scores must be finite: row {int(bad.argmax())} contains NaN, an infinite best score, "
+            "or scores whose difference overflows float64"
         )
 
 

@@ -1,10 +1,10 @@
 """Metrics of generalized zero-shot classification, in NumPy, and a wrapper for `evaluate`.
 
 Every sample is predicted over all labels, seen and unseen. The samples of seen labels and those of
-unseen labels are then measured apart, and *overall* is the harmonic mean of the two (HMGRL, section
-on metrics; Xian et al. 2018). `evaluate_scores` is the one function that training and reports use.
+unseen labels are then evaluated separately, and *overall* is the harmonic mean of the two (HMGRL,
+section on metrics; Xian et al. 2018). Training and reports use `evaluate_scores` alone.
 
-`GZSMetric` is an `evaluate.Metric`; `evaluate` is imported when the name is first asked for.
+`GZSMetric` is an `evaluate.Metric`; `evaluate` is imported when the name is first accessed.
 """
 
 from __future__ import annotations
@@ -40,23 +40,24 @@ def gzs_scores(
     seen_mask: ArrayLike,
     label_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Measures predictions over seen and unseen labels.
+    """Evaluates predictions over seen and unseen labels.
 
     "seen" covers the samples of seen labels, "unseen" those of unseen labels:
 
-    - "accuracy": share of samples that are right;
+    - "accuracy": share of samples that are predicted correctly;
     - "f1": F1 of each class averaged by support, as scikit-learn's
       ``precision_recall_fscore_support(average="weighted", zero_division=0)`` on those samples;
     - "macro_accuracy": mean recall over the classes that have samples (Xian et al. 2018);
 
-    and "overall" their harmonic means. A part without samples has zeros, and so has "overall" then.
+    and "overall" holds their harmonic means. The metrics of a part without samples are 0, and so
+    are the overall ones.
 
     A row of the per-class table is counted within the part of its class, as F1 is: the mean of
     "f1" over the seen rows, weighted by "support", is the seen F1.
 
     Args:
         predictions: (N,) integers in [0, K), predicted labels, N ≥ 1.
-        labels: (N,) integers in [0, K), right labels.
+        labels: (N,) integers in [0, K), true labels.
         seen_mask: (K,) boolean, true for seen labels.
         label_names: K names for the table; without them the numbers are the names. A name that is
             given twice is one label, the first.
@@ -69,6 +70,15 @@ def gzs_scores(
     Raises:
         ValueError: If a shape or a dtype is not as described, a label is out of range, or a name
             that is given twice is both seen and unseen.
+
+    Examples:
+        >>> scores = gzs_scores(
+        ...     predictions=[0, 1, 2, 0], labels=[0, 1, 2, 2], seen_mask=[True, True, False]
+        ... )
+        >>> scores["seen"]["accuracy"], scores["unseen"]["accuracy"]
+        (1.0, 0.5)
+        >>> round(scores["overall"]["accuracy"], 3)
+        0.667
     """
     seen = check_mask(seen_mask)
     true = check_labels(labels, "labels", len(seen), None)
@@ -95,24 +105,32 @@ def evaluate_scores(
     label_names: Sequence[str] | None = None,
     temperature: float | None = None,
 ) -> dict[str, Any]:
-    """Predicts with calibrated stacking (HMGRL eq. 15) and measures the result.
+    """Predicts with calibrated stacking (HMGRL eq. 15) and evaluates the predictions.
 
     Args:
-        scores: (N, K) one score a sample and label, not yet calibrated, N ≥ 1.
-        labels: (N,) integers in [0, K), right labels.
+        scores: (N, K) an uncalibrated score for each sample and label, N ≥ 1.
+        labels: (N,) integers in [0, K), true labels.
         seen_mask: (K,) boolean, true for seen labels.
-        gamma: What is subtracted from the seen scores.
-        label_names: As in `gzs_scores`.
-        temperature: What calibrated scores are divided by to make probabilities; None if they are
-            not meant as such.
+        gamma: Number to subtract from the seen scores.
+        label_names: As for `gzs_scores`.
+        temperature: Number by which calibrated scores are divided for probabilities; None to
+            evaluate no probabilities.
 
     Returns:
-        What `gzs_scores` returns, and "ausuc", the area under the curve of seen against unseen
-        accuracy over all γ (Chao et al. 2016), and "gamma". With a temperature, "temperature" and
-        "calibration_error", the expected calibration error in [0, 1] (`temperature.py`).
+        The result of `gzs_scores` with "gamma" and "ausuc", the area under the curve of seen
+        against unseen accuracy over all γ (Chao et al. 2016). With a temperature, also
+        "temperature" and "calibration_error", the expected calibration error in [0, 1]
+        (`temperature_scaling`).
 
     Raises:
-        ValueError: As `gzs_scores`; also if a score is NaN or γ is not finite.
+        ValueError: As for `gzs_scores`; also if a score is NaN or γ is not finite.
+
+    Examples:
+        >>> result = evaluate_scores(
+        ...     scores=[[0.9, 0.3], [0.8, 0.6]], labels=[0, 1], seen_mask=[True, False], gamma=0.5
+        ... )
+        >>> result["overall"]["f1"], result["ausuc"], result["gamma"]
+        (1.0, 1.0, 0.5)
     """
     array, seen = check_scores(scores, seen_mask)
     true = check_labels(labels, "labels", len(seen), len(array))
@@ -140,7 +158,7 @@ def _class_row(name: str, k: int, seen: BoolArray, counts: ClassCounts) -> dict[
         "name": str(name),
         "seen": bool(seen[k]),
         "support": support,
-        # 0 / 0 is 0: nothing predicted, or nothing to find.
+        # 0 / 0 counts as 0: no sample is predicted as the class, or none belongs to it.
         "precision": correct / max(1, predicted),
         "recall": correct / max(1, support),
         "f1": 2 * correct / max(1, support + predicted),
@@ -148,7 +166,7 @@ def _class_row(name: str, k: int, seen: BoolArray, counts: ClassCounts) -> dict[
 
 
 def _first_columns(label_names: Sequence[str] | None, seen: BoolArray) -> IntArray:
-    """Maps each column to the first one of the same name, (K,)."""
+    """First column of the same name for each column, (K,)."""
     if label_names is None:
         return np.arange(len(seen))
     if len(label_names) != len(seen):
@@ -166,16 +184,23 @@ def _first_columns(label_names: Sequence[str] | None, seen: BoolArray) -> IntArr
 
 
 def _metric_class() -> Any:
-    """Builds `GZSMetric`; a function, so that importing this module does not import `evaluate`."""
+    """Defines `GZSMetric` on first access, so that importing this module omits `evaluate`."""
     import datasets  # noqa: PLC0415
     import evaluate  # noqa: PLC0415
 
     class GZSMetric(evaluate.Metric):
         """`gzs_scores` as an `evaluate` metric.
 
-        ``GZSMetric().compute(predictions=…, references=…, seen=…, label_names=…)``, or
-        ``add_batch`` for the first two and ``compute(seen=…)`` at the end. ``seen`` is the boolean
-        mask over the labels. Needs no network.
+        ``compute`` takes ``predictions`` and ``references``, label indices of shape (N,), ``seen``,
+        a boolean mask over the labels of shape (K,), and optionally ``label_names``. Predictions
+        and references may be added in batches by ``add_batch`` instead. Requires no network.
+
+        Examples:
+            >>> metric = GZSMetric()
+            >>> metric.add_batch(predictions=[0, 1, 2, 0], references=[0, 1, 2, 2])
+            >>> scores = metric.compute(seen=[True, True, False])
+            >>> scores["seen"]["accuracy"], scores["unseen"]["accuracy"]
+            (1.0, 0.5)
         """
 
         __qualname__ = "GZSMetric"
@@ -186,7 +211,7 @@ def _metric_class() -> Any:
                 description="Accuracy and weighted F1 on seen and on unseen labels, and their "
                 "harmonic mean.",
                 citation="",
-                inputs_description="\npredictions, references: label numbers. seen: boolean mask "
+                inputs_description="\npredictions, references: label indices. seen: boolean mask "
                 "over the labels. label_names: optional names.",
                 features=datasets.Features({"predictions": number, "references": number}),
                 format="numpy",

@@ -9,19 +9,28 @@ import numpy as np
 
 @dataclass(frozen=True)
 class LabelSets:
-    """Which labels are seen, which are met first in validation or test, which are imagined.
+    """Seen labels, labels unseen until validation or test, and labels of the generator.
 
     Attributes:
         seen: Labels with training samples.
-        validation_unseen: Labels first met in validation.
-        test_unseen: Labels first met in test.
-        generator: Labels without samples whose names the generator sees in training. The paper's
-            protocol gives it those of validation and test (class-transductive).
-        texts: Text shown to the encoder for a label, where it is not the label itself.
+        validation_unseen: Labels that first occur in validation.
+        test_unseen: Labels that first occur in test.
+        generator: Labels without training samples for which the generator synthesises samples in
+            training. In the paper's protocol, those of validation and test (class-transductive).
+        texts: Encoder input of a label, where it differs from the label itself.
 
     Raises:
-        ValueError: If the three groups overlap or no label is seen, or the generator is given a
+        ValueError: If the first three groups overlap, no label is seen, or ``generator`` contains a
             seen label.
+
+    Examples:
+        >>> labels = LabelSets.of(("animal", "tool"), ("plant",), ("drink",))
+        >>> labels.generator
+        ('plant', 'drink')
+        >>> labels.candidates("test")
+        ['animal', 'tool', 'drink']
+        >>> labels.seen_mask("test")
+        array([ True,  True, False])
     """
 
     seen: tuple[str, ...]
@@ -34,7 +43,7 @@ class LabelSets:
         groups = [*self.seen, *self.validation_unseen, *self.test_unseen]
         if len(set(groups)) < len(groups):
             double = sorted({label for label in groups if groups.count(label) > 1})
-            raise ValueError(f"labels: {double} stand in more than one group, expected one each")
+            raise ValueError(f"labels: {double} are in more than one group, expected one each")
         if not self.seen:
             raise ValueError("labels: no label is seen, expected at least one")
         if both := set(self.generator) & set(self.seen):
@@ -49,18 +58,18 @@ class LabelSets:
         vocabulary: Literal["transductive", "inductive"] | Sequence[str] = "transductive",
         texts: dict[str, str] | None = None,
     ) -> "LabelSets":
-        """Makes label sets with the generator's vocabulary by name of the protocol.
+        """Creates label sets, with the labels of the generator chosen by the protocol.
 
         Args:
             seen: Labels with training samples.
-            validation_unseen: Labels first met in validation.
-            test_unseen: Labels first met in test.
-            vocabulary: "transductive": the generator sees the names of validation and test (paper);
-                "inductive": those of validation alone; or a list of the names that it sees.
-            texts: Text shown to the encoder for a label.
+            validation_unseen: Labels that first occur in validation.
+            test_unseen: Labels that first occur in test.
+            vocabulary: Labels of the generator: "transductive" for those of validation and test
+                (paper), "inductive" for those of validation alone, or a list of labels.
+            texts: Encoder input of a label, where it differs from the label itself.
 
         Raises:
-            ValueError: If the vocabulary is another word, or as for the class.
+            ValueError: If the vocabulary is another string, or as for the class.
         """
         if vocabulary == "transductive":
             generator = (*validation_unseen, *test_unseen)
@@ -75,14 +84,14 @@ class LabelSets:
         return cls(seen, validation_unseen, test_unseen, generator, texts or {})
 
     def candidates(self, split: str) -> list[str]:
-        """Labels that are scored in "train", "validation" or "test", the seen ones first."""
+        """Labels that are scored in "train", "validation" or "test", seen ones first."""
         unseen = {"train": (), "validation": self.validation_unseen, "test": self.test_unseen}
         return [*self.seen, *unseen[split]]
 
     def seen_mask(self, split: str) -> np.ndarray:
-        """Which of :meth:`candidates` are seen, bool, shape (K,)."""
+        """Mask of the seen labels among :meth:`candidates`, bool, shape (K,)."""
         return np.array([label in self.seen for label in self.candidates(split)])
 
     def texts_of(self, labels: list[str] | tuple[str, ...]) -> list[str]:
-        """Texts shown to the encoder for label names."""
+        """Encoder inputs of labels."""
         return [self.texts.get(label, label) for label in labels]

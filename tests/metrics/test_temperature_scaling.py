@@ -43,7 +43,7 @@ def problems(draw):
 
 
 def loss(scores, right, temperature):
-    """Mean negative log-likelihood of the right labels."""
+    """Mean negative log-likelihood of the true labels."""
     scaled = np.asarray(scores, dtype=np.float64) / temperature
     total = np.logaddexp.reduce(scaled, axis=1)
     return (total - scaled[np.arange(len(right)), right]).mean()
@@ -144,7 +144,7 @@ def test_labels_that_are_ruled_out_take_no_part():
     wider = np.hstack([scores, np.full((4, 2), -np.inf)])
     assert best_temperature(wider, right) == pytest.approx(best_temperature(scores, right))
     assert calibration_error(wider, right) == pytest.approx(calibration_error(scores, right))
-    with pytest.raises(ValueError, match=r"^scores: that of a right label is infinite"):
+    with pytest.raises(ValueError, match=r"^scores: that of a true label is infinite"):
         best_temperature(wider, [0, 0, 0, 2])
 
 
@@ -203,7 +203,7 @@ def test_calibration_error_of_known_cases():
 @pytest.mark.parametrize(
     ("scores", "right", "message"),
     [
-        ([[1.0, math.nan]], [0], r"^scores: hold NaN, expected numbers"),
+        ([[1.0, math.nan]], [0], r"^scores: contain NaN, expected numbers"),
         ([1.0, 2.0], [0], "scores must be numbers of shape"),
         ([["a", "b"]], [0], "scores must be numbers"),
         (3.0, [0], "scores must be numbers of shape"),
