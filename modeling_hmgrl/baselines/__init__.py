@@ -1,4 +1,4 @@
-"""Methods that HMGRL is compared with, under the same contract; importing registers them."""
+"""Baselines with the same interface as HMGRL; importing the package registers them."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ METHODS: dict[str, type[ZeroShotTypingModel]] = {
     "zs_bert": ZSBERTForZeroShotTyping,
     "zs_ska": ZSSKAForZeroShotTyping,
 }
-"""Trainable methods by the name that ``--method`` takes."""
+"""Trainable methods by their name for ``--method``."""
 
 for _model in METHODS.values():
     _config: Any = _model.config_class

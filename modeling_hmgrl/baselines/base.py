@@ -1,4 +1,4 @@
-"""What the methods of this folder share beside the contract of :mod:`modeling_zero_shot_typing`."""
+"""Components that the baselines share beyond :mod:`modeling_zero_shot_typing`."""
 
 from typing import Any
 
@@ -16,9 +16,9 @@ from ..scoring import LabelScorer
 
 
 class Method(ZeroShotTypingModel):
-    """A method on the shared encoders, scored by the shared scorer.
+    """Base class of baselines: shared encoders and, by default, the shared scorer.
 
-    A subclass adds its parts in :meth:`build`.
+    A subclass adds its own modules in :meth:`build`.
 
     Args:
         config: Configuration.
@@ -42,8 +42,8 @@ class Method(ZeroShotTypingModel):
             )
         if config.label_parts and not self.takes_label_parts:
             raise ValueError(
-                f"label_parts: got True, expected False for {config.model_type}, whose labels are "
-                "compared in a way of its own"
+                f"label_parts: got True, expected False for {config.model_type}, which does not "
+                "compare labels by parts, or does so always"
             )
         super().__init__(config)
         self.backbone = Encoders(config, text_model, vision_model)
@@ -53,34 +53,38 @@ class Method(ZeroShotTypingModel):
         self.apply_freezing()
 
     def make_scorer(self, config: Any) -> Any:
-        """Makes what scores samples against labels."""
+        """Creates the module that scores samples against labels."""
         return LabelScorer(config)
 
     def build(self, config: Any) -> None:
-        """Makes the method's own modules."""
+        """Creates the method's own modules."""
 
 
 class ContextMethod(Method):
-    """A method for typing that asks the context, the tokens outside of the mention, by attention.
+    """Base class of typing baselines that attend over the context: the tokens outside the mention.
 
-    It is a method of text alone, and its attention starts uniform.
+    They use text alone. The attention is initialised to uniform weights.
     """
 
     uses_images = False
     tasks = ("typing",)
-    _keep_in_fp32_modules_strict = ["scorer", "query", "key"]  # noqa: RUF012 - the form it asks for
+    _keep_in_fp32_modules_strict = ["scorer", "query", "key"]  # noqa: RUF012 - as in transformers
 
     def build(self, config: Any) -> None:
-        """Makes the attention."""
+        """Creates the attention."""
         self.query = Fp32Linear(config.text_width, config.text_width, init_weight=zeros)
         self.key = Fp32Linear(config.text_width, config.text_width, bias=False)
 
     def context_of(self, states: EncoderStates) -> Tensor:
-        """Which tokens are context, bool, shape (B, n)."""
+        """Mask of the context tokens, bool, shape (B, n)."""
         return self.encoders.outside(states.span_positions, states.text_mask, states.text)
 
     def pool_context(self, states: EncoderStates, mention: Tensor) -> tuple[Tensor, Tensor]:
-        """Pools the context with mentions (B, d) as queries: (B, d), and the weights, (B, n)."""
+        """Pools the context with mentions (B, d) as queries.
+
+        Returns:
+            Pooled context, shape (B, d), and attention weights, shape (B, n).
+        """
         text = states.text
         logits = (self.key(text) @ self.query(mention).unsqueeze(-1)).squeeze(-1)
         weights = masked_softmax(logits / text.shape[-1] ** 0.5, self.context_of(states))
@@ -88,44 +92,55 @@ class ContextMethod(Method):
 
 
 def image_mean(image: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the image states (B, m, d), 0 where there is no picture, (B, d)."""
+    """Mean of the image states (B, m, d), shape (B, d); 0 for samples without an image."""
     return image.mean(1) * mask.to(image.dtype).unsqueeze(1)
 
 
 def entity_of(mentions: Tensor) -> Tensor:
-    """Mentions (B, spans, d) side by side, (B, spans d)."""
+    """Concatenates mentions (B, spans, d) to entities, shape (B, spans d)."""
     return torch.cat(mentions.unbind(1), dim=-1)
 
 
 def masked_softmax(logits: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over the last axis where ``mask`` is set; 0 throughout where it is set nowhere."""
+    """Softmax over the last axis where ``mask`` is set; rows without any set entry become 0.
+
+    Examples:
+        >>> masked_softmax(torch.zeros(2, 2), torch.tensor([[True, False], [False, False]]))
+        tensor([[1., 0.],
+                [0., 0.]])
+    """
     weights = logits.masked_fill(~mask, -torch.inf).softmax(-1)
     return weights.masked_fill(~mask.any(-1, keepdim=True), 0.0)
 
 
-def margin_loss(likeness: Tensor, labels: Tensor, margin: float) -> Tensor:
+def margin_loss(similarity: Tensor, labels: Tensor, margin: float) -> Tensor:
     """Margin loss against the hardest other label of the batch.
 
     Args:
-        likeness: Of samples and labels, shape (B, K).
-        labels: Index of the true label, shape (B,).
-        margin: By how much the true label is to lead.
+        similarity: Similarities s of samples and labels, shape (B, K).
+        labels: Index of the true label y, shape (B,).
+        margin: Margin between the true and the hardest other label.
 
     Returns:
-        Mean over samples of ``max(0, margin - s_y + max_k s_k)``, k over the other true labels of
-        the batch; 0 where there is none.
+        Mean over samples of ``max(0, margin - s_y + max_k s_k)``, with k over the other true labels
+        of the batch; 0 if there is no other one.
+
+    Examples:
+        >>> similarity = torch.tensor([[0.5, 0.25], [0.75, 1.0]])
+        >>> margin_loss(similarity, torch.tensor([0, 1]), margin=0.5)
+        tensor(0.2500)
     """
-    met = torch.zeros(likeness.shape[1], dtype=torch.bool, device=likeness.device)
-    met[labels] = True
-    own = F.one_hot(labels, likeness.shape[1]).bool()
-    hardest = likeness.masked_fill(own | ~met, -torch.inf).max(1).values
-    true = likeness.gather(1, labels.unsqueeze(1)).squeeze(1)
+    in_batch = torch.zeros(similarity.shape[1], dtype=torch.bool, device=similarity.device)
+    in_batch[labels] = True
+    own = F.one_hot(labels, similarity.shape[1]).bool()
+    hardest = similarity.masked_fill(own | ~in_batch, -torch.inf).max(1).values
+    true = similarity.gather(1, labels.unsqueeze(1)).squeeze(1)
     return (margin - true + hardest).clamp(min=0).mean()
 
 
 class _Reversed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004 - the form autograd asks for
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004 - required by autograd
         return x.view_as(x)
 
     @staticmethod
@@ -134,8 +149,14 @@ class _Reversed(torch.autograd.Function):
 
 
 def reversed_gradient(x: Tensor) -> Tensor:
-    """Passes ``x`` on and turns its gradient round: what minimises the loss then maximises it.
+    """Returns ``x`` and reverses its gradient, so that minimising a loss maximises it in ``x``.
 
     Source: Ganin and Lempitsky 2015, "Unsupervised domain adaptation by backpropagation".
+
+    Examples:
+        >>> x = torch.tensor(2.0, requires_grad=True)
+        >>> reversed_gradient(x).square().backward()
+        >>> x.grad
+        tensor(-4.)
     """
     return _Reversed.apply(x)

@@ -1,13 +1,12 @@
-"""LLaVA: a language model that sees, asked in words; nothing is trained.
+"""LLaVA: zero-shot prompting of a vision-language model, without training.
 
-Source: Liu et al. 2023, "Visual instruction tuning", prompted as a reference as in HMGRL (arXiv
-2603.16259). Any checkpoint of transformers' image-text-to-text models will do. Two ways to an
-answer: it is generated and matched to a label, or every label is scored by its likelihood as the
-answer, which gives scores that can be calibrated like those of any other method.
+Source: Liu et al. 2023, "Visual instruction tuning", a baseline of HMGRL (arXiv 2603.16259). Any
+image-text-to-text model of transformers can be used. Predictions are either generated and matched
+to a label, or every label is scored by its likelihood as the answer; such scores can be calibrated
+like those of any other method.
 
 Memory for llava-hf/llava-1.5-7b-hf: about 14 GB of weights in half precision, plus about 0.35 GB of
-keys and values for each prompt of 700 tokens, and as much again for each label that is scored at
-once.
+keys and values for each prompt of 700 tokens, and as much again for each label of ``label_batch``.
 """
 
 import copy
@@ -27,7 +26,7 @@ from ..entity_markers import check_spans
 from ..images import open_image
 
 DEFAULT = "llava-hf/llava-1.5-7b-hf"
-"""Checkpoint of the paper's comparison."""
+"""Checkpoint that the paper compares with."""
 
 _QUESTIONS = {
     "typing": "What is the type of {mentions}?",
@@ -35,71 +34,80 @@ _QUESTIONS = {
 }
 
 
-def make_prompt(text: str, spans: Any, labels: Sequence[str], picture: bool) -> str:
-    """Asks for a label in words.
+def make_prompt(text: str, spans: Any, labels: Sequence[str], has_image: bool) -> str:
+    """Builds the prompt that asks for the label of a sample.
 
     Args:
         text: Sentence.
         spans: Character offsets of one mention (typing) or two (relation, head first).
-        labels: Labels to choose from, as they are shown.
-        picture: Whether a picture is shown too.
+        labels: Candidate labels, as they appear in the prompt.
+        has_image: Whether the prompt comes with an image.
 
     Returns:
-        The question, without the image's place, which the chat template adds.
+        The prompt, without the image token, which the chat template adds.
+
+    Examples:
+        >>> print(make_prompt("Anna sees a fox", [(12, 15)], ["animal", "tool"], has_image=False))
+        Read the sentence: Anna sees a fox
+        What is the type of "fox"? Answer with one of these and nothing else: animal; tool.
     """
     mentions = " and ".join(f'"{text[start:end]}"' for start, end in spans)
     question = _QUESTIONS["typing" if len(spans) == 1 else "relation"].format(mentions=mentions)
-    shown = "Look at the picture and read the sentence" if picture else "Read the sentence"
+    task = "Look at the picture and read the sentence" if has_image else "Read the sentence"
     options = "; ".join(labels)
-    return f"{shown}: {text}\n{question} Answer with one of these and nothing else: {options}."
+    return f"{task}: {text}\n{question} Answer with one of these and nothing else: {options}."
 
 
 def match_answer(answer: str, labels: Sequence[str]) -> int | None:
-    """Finds the label that an answer names.
+    """Matches a generated answer to a label.
 
     Args:
-        answer: What was generated.
-        labels: Labels as they were shown.
+        answer: Generated text.
+        labels: Labels as they appear in the prompt.
 
     Returns:
-        The index of the label that the answer is; else of the one that stands first in it as whole
-        words, the longer one where two begin at the same place; None if there is none.
+        Index of the label that equals the answer, or else of the first label that occurs in it as
+        whole words, the longest one if several begin at the same position; None without a match.
+
+    Examples:
+        >>> match_answer("It is a power tool.", ["tool", "power tool"])
+        1
     """
-    said = _plain(answer)
-    plain = [_plain(label) for label in labels]
-    if said in plain:
-        return plain.index(said)
-    places = []
-    for index, label in enumerate(plain):
-        found = re.search(rf"(?<!\w){re.escape(label)}(?!\w)", said) if label else None
+    normalized = _normalize(answer)
+    names = [_normalize(label) for label in labels]
+    if normalized in names:
+        return names.index(normalized)
+    matches = []
+    for index, label in enumerate(names):
+        found = re.search(rf"(?<!\w){re.escape(label)}(?!\w)", normalized) if label else None
         if found:
-            places.append((found.start(), -len(label), index))
-    return min(places)[2] if places else None
+            matches.append((found.start(), -len(label), index))
+    return min(matches)[2] if matches else None
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     return " ".join(re.sub(r"[_/.\"'*]+", " ", text.casefold()).split())
 
 
 class PromptedTyping:
-    """An image-text-to-text model, asked for types or relations.
+    """An image-text-to-text model that is prompted for types or relations.
 
     Args:
         model: The model.
-        processor: Its processor; a chat template is used if it has one.
-        label_batch: Labels scored at once.
+        processor: Its processor, whose chat template is used if it has one.
+        label_batch: Number of labels scored at once.
     """
 
     def __init__(self, model: Any, processor: Any, label_batch: int = 8) -> None:
         self.model, self.processor, self.label_batch = model.eval(), processor, label_batch
-        self.processor.tokenizer.padding_side = "left"  # answers are generated at the right
-        # transformers renames the argument
+        self.processor.tokenizer.padding_side = "left"  # answers are appended at the right
+        # The name of the argument depends on the version of transformers.
         known = inspect.signature(model.forward).parameters
         self._cache_name = "cache" if "cache" in known else "past_key_values"
 
     @classmethod
     def from_pretrained(cls, name: str = DEFAULT, **options: Any) -> "PromptedTyping":
-        """Loads a checkpoint, from safetensors, without code of its own.
+        """Loads a checkpoint from safetensors, without remote code.
 
         Args:
             name: Folder or Hub name.
@@ -116,17 +124,17 @@ class PromptedTyping:
         max_new_tokens: int = 24,
         show_progress: bool = False,
     ) -> list[tuple[int | None, str]]:
-        """Generates answers, without sampling, and matches them to labels.
+        """Generates answers by greedy decoding and matches them to labels.
 
         Args:
-            records: Mappings with ``text``, ``spans`` and perhaps ``image``.
-            labels: Labels as they are shown.
-            batch_size: Prompts at once.
-            max_new_tokens: Longest answer.
+            records: Mappings with ``text``, ``spans`` and optionally ``image``.
+            labels: Labels as they appear in the prompt.
+            batch_size: Prompts per batch.
+            max_new_tokens: Maximum length of an answer, in tokens.
             show_progress: Whether to show a progress bar.
 
         Returns:
-            For each record the index of the label, or None where the answer names none, and the
+            For each record the index of the label, or None if the answer matches none, and the
             answer itself.
         """
         found = []
@@ -144,8 +152,8 @@ class PromptedTyping:
         """Scores labels by their likelihood as the answer.
 
         Args:
-            records: As of :meth:`answers`.
-            labels: Labels as they are shown.
+            records: As for :meth:`answers`.
+            labels: Labels as they appear in the prompt.
             show_progress: Whether to show a progress bar.
 
         Returns:
@@ -163,15 +171,18 @@ class PromptedTyping:
 
     @torch.inference_mode()
     def _likelihoods(self, inputs: Any, answers: list[Tensor]) -> Tensor:
-        """Mean log-probability of each answer after one prompt, (K,); the prompt is read once."""
+        """Mean log-probability of each answer after one prompt, (K,).
+
+        The prompt is encoded once; the answers share its keys and values.
+        """
         device = inputs["input_ids"].device
         length = inputs["input_ids"].shape[1]
-        read = self.model(**inputs, use_cache=True)
-        first = read.logits[:, -1:].float().log_softmax(-1)
+        prompt = self.model(**inputs, use_cache=True)
+        first = prompt.logits[:, -1:].float().log_softmax(-1)
         found = []
         for start in range(0, len(answers), self.label_batch):
             part = answers[start : start + self.label_batch]
-            cache = copy.deepcopy(read.past_key_values)  # reading the answers adds to it
+            cache = copy.deepcopy(prompt.past_key_values)  # encoding the answers appends to it
             cache.batch_repeat_interleave(len(part))
             ids = torch.nn.utils.rnn.pad_sequence(part, batch_first=True).to(device)
             mask = torch.nn.utils.rnn.pad_sequence(
@@ -180,11 +191,11 @@ class PromptedTyping:
             whole = torch.cat([inputs["attention_mask"].expand(len(part), length), mask], dim=1)
             rest = {self._cache_name: cache, "use_cache": True}
             logits = self.model(input_ids=ids, attention_mask=whole, **rest).logits
-            told = torch.cat(
+            log_probabilities = torch.cat(
                 [first.expand(len(part), -1, -1), logits[:, :-1].float().log_softmax(-1)], dim=1
             )
-            each = told.gather(2, ids.unsqueeze(-1)).squeeze(-1) * mask
-            found.append(each.sum(1) / mask.sum(1))
+            of_tokens = log_probabilities.gather(2, ids.unsqueeze(-1)).squeeze(-1) * mask
+            found.append(of_tokens.sum(1) / mask.sum(1))
         return torch.cat(found).cpu()
 
     def _batches(
@@ -193,35 +204,34 @@ class PromptedTyping:
         bar = tqdm(total=len(records), desc="Asking", unit="prompt", disable=not show_progress)
         for start in range(0, len(records), size):
             part = [records[row] for row in range(start, min(start + size, len(records)))]
-            prompts, pictures = [], []
+            prompts, images = [], []
             for row, record in enumerate(part, start):
                 place = f"records[{row}]"
                 spans = record["spans"]
                 spans = check_spans(record["text"], spans, len(spans), place)
                 image = record.get("image")
-                picture = None if image is None else open_image(image, f"{place}.image")
-                prompts.append(
-                    self._chat(make_prompt(record["text"], spans, labels, bool(picture)), picture)
-                )
-                if picture is not None:
-                    pictures.append(picture)
+                image = None if image is None else open_image(image, f"{place}.image")
+                prompt = make_prompt(record["text"], spans, labels, has_image=image is not None)
+                prompts.append(self._chat(prompt, image))
+                if image is not None:
+                    images.append(image)
             inputs = self.processor(
-                text=prompts, images=pictures or None, padding=True, return_tensors="pt"
+                text=prompts, images=images or None, padding=True, return_tensors="pt"
             )
             yield inputs.to(self.model.device, self.model.dtype)
             bar.update(len(part))
         bar.close()
 
-    def _chat(self, prompt: str, picture: Image.Image | None) -> str:
-        """The prompt as the model wants a conversation."""
-        content: list[dict[str, str]] = [] if picture is None else [{"type": "image"}]
+    def _chat(self, prompt: str, image: Image.Image | None) -> str:
+        """Formats the prompt as a conversation with the model."""
+        content: list[dict[str, str]] = [] if image is None else [{"type": "image"}]
         content.append({"type": "text", "text": prompt})
         if getattr(self.processor, "chat_template", None):
             return self.processor.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True
             )
-        image = "" if picture is None else f"{self.processor.image_token}\n"
-        return f"USER: {image}{prompt} ASSISTANT:"
+        token = "" if image is None else f"{self.processor.image_token}\n"
+        return f"USER: {token}{prompt} ASSISTANT:"
 
 
 __all__ = ["DEFAULT", "PromptedTyping", "make_prompt", "match_answer"]

@@ -1,12 +1,12 @@
-"""MG-VMoE: a variational mixture of experts in the place of HMGRL's bottleneck.
+"""MG-VMoE: a variational mixture of experts instead of HMGRL's bottleneck.
 
-Source: Zhou et al. 2025, as HMGRL (arXiv 2603.16259) compares itself with it. Three parts: the
-mixture of experts, whose samples the entity attends over; the contrast between modalities, as in
-HMGRL; a graph between the samples of a batch with a virtual adversarial perturbation.
+Source: Zhou et al. 2025, in the form of the baseline of HMGRL (arXiv 2603.16259). Three parts: the
+mixture of experts, over whose output the entity attends; the contrastive loss between modalities,
+as in HMGRL; and a graph of the samples of a batch with a virtual adversarial perturbation.
 
-The original trains the perturbation by an optimizer of its own on the negative of the divergence.
-Here its gradient is turned round (:func:`reversed_gradient`); as Adam works on each parameter for
-itself, that is the same.
+The original trains the perturbation by a separate optimizer on the negative divergence. Here its
+gradient is reversed (:func:`reversed_gradient`), which is equivalent, as Adam updates each
+parameter independently.
 """
 
 import math
@@ -32,13 +32,13 @@ class MGVMoEConfig(ZeroShotTypingConfig):
     """Configuration of :class:`MGVMoEForZeroShotTyping`.
 
     Args:
-        num_experts: Experts E; 8 in the paper.
+        num_experts: Number of experts E; 8 in the paper.
         attention: As in :class:`HMGRLConfig`; "additive" in the paper.
         residual_experts: Whether the experts' prior and posterior are centred on the token, as
-            HMGRL's residual bottleneck is; False in the paper.
-        normalized_graph: Whether the samples of the graph are scaled to length 1; False in the
+            those of HMGRL's residual bottleneck; False in the paper.
+        normalized_graph: Whether the samples of the graph are scaled to unit length; False in the
             paper, whose dot products saturate the two-way softmax.
-        weight_bottleneck: Weight of the experts' divergence and of the gate's entropy.
+        weight_bottleneck: Weight of the experts' divergence and of the entropy of their weights.
         weight_contrastive: Weight of L_con.
         weight_adversarial: Weight of the divergence under perturbation.
     """
@@ -55,7 +55,7 @@ class MGVMoEConfig(ZeroShotTypingConfig):
 
     @classmethod
     def paper_settings(cls, task: str) -> dict[str, Any]:
-        """The settings as published, all weights 1."""
+        """Published settings; all weights are 1."""
         del task
         return SHARED_PAPER_SETTINGS | {
             "attention": "additive",
@@ -68,21 +68,22 @@ class MGVMoEConfig(ZeroShotTypingConfig):
 
     @property
     def block_factors(self) -> list[float]:
-        """As of HMGRL: [h_CLS; mentions; pooled fusion]."""
+        """Weights of [h_CLS; mentions; pooled fusion], as for HMGRL."""
         return [0.0, *[1 / self.num_spans] * self.num_spans, 1.0]
 
     @property
     def first_mention(self) -> int:
-        """h_CLS stands before the mentions."""
+        """Index of the first mention, after h_CLS."""
         return 1
 
 
 class Mixture(NamedTuple):
-    """What the experts make of tokens.
+    """Output of the experts for tokens.
 
     Attributes:
-        sample: Mixed samples, or means where nothing was drawn, shape (B, n, d).
-        cost: Divergence summed over experts and dimensions, plus the gate's entropy, shape (B, n).
+        sample: Mixture of samples in training, of means in evaluation, shape (B, n, d).
+        cost: Divergence summed over experts and dimensions, plus the entropy of the experts'
+            weights, shape (B, n).
     """
 
     sample: Tensor
@@ -95,7 +96,14 @@ class VariationalExperts(nn.Module):
     Args:
         width: Width of the tokens.
         experts: Number of experts E.
-        residual: Whether prior N(X, 0.01 I) and posterior are centred on the token; else N(0, I).
+        residual: Whether prior N(X, 0.01 I) and posterior are centred on the token; otherwise the
+            prior is N(0, I).
+
+    Examples:
+        >>> experts = VariationalExperts(width=8, experts=2, residual=False).eval()
+        >>> mixture = experts(torch.randn(3, 5, 8))
+        >>> mixture.sample.shape, mixture.cost.shape
+        (torch.Size([3, 5, 8]), torch.Size([3, 5]))
     """
 
     def __init__(self, width: int, experts: int, residual: bool) -> None:
@@ -113,7 +121,7 @@ class VariationalExperts(nn.Module):
             self.log_var = Fp32Linear(width, width * experts)
 
     def forward(self, x: Tensor) -> Mixture:
-        """Mixes tokens (B, n, d); noise is drawn in training alone."""
+        """Encodes tokens (B, n, d); noise is drawn only in training."""
         shape = (*x.shape[:-1], self.experts, x.shape[-1])
         gate = self.gate(x).softmax(-1)
         mu = self.mu(x).view(shape)
@@ -144,15 +152,36 @@ class MGVMoEEncoding(SampleEncoding):
 
 
 class MGVMoEForZeroShotTyping(Method):
-    """MG-VMoE: experts, contrast, graph and virtual adversarial perturbation."""
+    """MG-VMoE: experts, contrastive loss, graph and virtual adversarial perturbation.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import BertConfig, ViTConfig
+        >>> size = dict(
+        ...     hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+        ... )
+        >>> config = MGVMoEConfig(
+        ...     text_config=BertConfig(vocab_size=30, **size),
+        ...     vision_config=ViTConfig(image_size=16, patch_size=8, **size),
+        ... )
+        >>> model = MGVMoEForZeroShotTyping(config).eval()
+        >>> output = model(
+        ...     input_ids=torch.randint(30, (2, 6)),
+        ...     span_positions=torch.tensor([[[1, 3]], [[2, 4]]]),
+        ...     pixel_values=torch.randn(2, 3, 16, 16),
+        ...     candidate_input_ids=torch.randint(30, (5, 3)),
+        ... )
+        >>> output.logits.shape
+        torch.Size([2, 5])
+    """
 
     config: MGVMoEConfig
-    _keep_in_fp32_modules_strict = [  # noqa: RUF012 - the form the base class asks for
+    _keep_in_fp32_modules_strict = [  # noqa: RUF012 - as in transformers
         "image_projection", "scorer", "experts", "fusion", "perturbation", "contrast_log_scale",
     ]  # fmt: skip
 
     def build(self, config: MGVMoEConfig) -> None:
-        """Makes experts, fusion and perturbation."""
+        """Creates experts, fusion and perturbation."""
         width = config.text_width
         self.experts = VariationalExperts(width, config.num_experts, config.residual_experts)
         self.fusion = CrossModalAttention(config)
@@ -161,13 +190,13 @@ class MGVMoEForZeroShotTyping(Method):
             self.contrast_log_scale = nn.Parameter(torch.empty(1))
 
     def init_parameters(self) -> None:
-        """Starts the perturbation small and the contrast at the temperature of the config."""
+        """Initialises the perturbation to small values, the temperature to that of the config."""
         init.normal_(self.perturbation, 0.0, 0.02)
         if self.config.vision_config is not None:
             init.constant_(self.contrast_log_scale, -math.log(self.config.temperature_init))
 
     def represent(self, states: EncoderStates) -> MGVMoEEncoding:
-        """H = [h_CLS; mentions; r]."""
+        """Computes H = [h_CLS; mentions; r]."""
         text = states.text
         text_z = self.experts(text)
         image_z = None if states.image is None else self.experts(states.image)
@@ -190,7 +219,7 @@ class MGVMoEForZeroShotTyping(Method):
         )
 
     def more_losses(self, step: TrainingStep) -> dict[str, Tensor]:
-        """Costs of the experts, contrast, divergence under perturbation."""
+        """Costs of the experts, contrastive loss and divergence under perturbation."""
         encoded, mask = step.encoded, step.image_mask
         cost = losses.bottleneck_kl(encoded.text_cost, step.text_mask, step.gather)
         text = losses.masked_mean(encoded.text_states, step.text_mask)
@@ -212,21 +241,24 @@ class MGVMoEForZeroShotTyping(Method):
         return terms | {"bottleneck": 0.5 * cost, "adversarial": self.adversarial(samples)}
 
     def adversarial(self, samples: Tensor) -> Tensor:
-        """KL of the graph's decisions with and without the perturbation, plus its length.
+        """KL divergence of the graph's outputs under the perturbation, plus the latter's norm.
 
-        The model is moved to shrink the divergence, the perturbation to widen it.
+        The model minimises the divergence, the perturbation maximises it.
 
         Args:
             samples: [v; t] of each sample, shape (B, 2d).
+
+        Returns:
+            Scalar.
         """
         r = self.perturbation
         plain = self.graph(samples).log_softmax(-1)
-        moved = self.graph(samples + reversed_gradient(r)).log_softmax(-1)
-        divergence = (plain.exp() * (plain - moved)).sum(-1).mean()
+        perturbed = self.graph(samples + reversed_gradient(r)).log_softmax(-1)
+        divergence = (plain.exp() * (plain - perturbed)).sum(-1).mean()
         return divergence + torch.linalg.vector_norm(r)
 
     def graph(self, samples: Tensor) -> Tensor:
-        """Logits of each sample against its like and its unlike in the batch, shape (B, 2).
+        """Logits of each sample for similar and for dissimilar samples of the batch, shape (B, 2).
 
         Edges g are the cosines of the samples, mapped to [0, 1]; the logits are h . (g h) and
         h . ((1 - g) h).

@@ -1,10 +1,10 @@
-"""MOVCNet: object-level visual context beside the mention.
+"""MOVCNet: object-level visual context of mentions.
 
-Source: Zhang et al. 2023, as HMGRL (arXiv 2603.16259) compares itself with it. Regions of the
-picture and the text's tokens meet in a cross-modal transformer layer, and a gate decides for each
-mention how much of what it found there joins it. The original takes its regions from an object
-detector; here they are the image tokens that the image encoder's class token is closest to, as its
-states are what a run keeps of a picture. A sample without a picture keeps its mentions as they are.
+Source: Zhang et al. 2023, in the form of the baseline of HMGRL (arXiv 2603.16259). The text tokens
+attend over regions of the image in a cross-modal transformer layer, and a gate mixes each mention
+with its visual context. The original obtains the regions from an object detector; here they are the
+image tokens most similar to the class token, as a run caches the encoder's states and not images.
+The mentions of a sample without an image remain unchanged.
 """
 
 from typing import Any
@@ -25,8 +25,8 @@ class MOVCNetConfig(ZeroShotTypingConfig):
     """Configuration of :class:`MOVCNetForZeroShotTyping`.
 
     Args:
-        num_regions: Regions k taken of a picture.
-        num_heads: Heads of the cross-modal layer; they must divide the text encoder's width.
+        num_regions: Number of image regions k.
+        num_heads: Heads of the cross-modal layer; must divide the text encoder's width.
     """
 
     model_type = "hmgrl-movcnet"
@@ -36,17 +36,22 @@ class MOVCNetConfig(ZeroShotTypingConfig):
 
     @property
     def block_factors(self) -> list[float]:
-        """The mentions, with the same share each."""
+        """Equal weights for the mentions."""
         return [1 / self.num_spans] * self.num_spans
 
 
 class CrossModalLayer(nn.Module):
-    """Transformer layer whose queries are text tokens and whose keys are regions.
+    """Transformer layer whose queries are text tokens and whose keys are image regions.
 
     Args:
         width: Width of the tokens.
         heads: Number of heads.
-        dropout: Dropout.
+        dropout: Dropout probability.
+
+    Examples:
+        >>> layer = CrossModalLayer(width=8, heads=2, dropout=0.1)
+        >>> layer(torch.randn(3, 7, 8), torch.randn(3, 4, 8)).shape
+        torch.Size([3, 7, 8])
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -61,52 +66,79 @@ class CrossModalLayer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
 
     def forward(self, text: Tensor, regions: Tensor) -> Tensor:
-        """Lets tokens (B, n, d) look at regions (B, k, d); returns (B, n, d)."""
+        """Lets tokens (B, n, d) attend over regions (B, k, d); returns (B, n, d)."""
         found, _ = _fp32_call(self.attention, text, regions, regions, need_weights=False)
         text = _fp32_call(self.norms[0], text + found)
         return _fp32_call(self.norms[1], text + self.feed_forward(text))
 
 
 def _fp32_call(module: nn.Module, *inputs: Tensor, **options: Any) -> Any:
-    """Calls a module of torch with its parameters in float32 at least, as Fp32Linear does."""
+    """Calls a module with its parameters in float32 or wider, as Fp32Linear does."""
     parameters = {name: wide(weight) for name, weight in module.named_parameters()}
     return functional_call(module, parameters, inputs, options)
 
 
 def regions_of(image: Tensor, count: int) -> Tensor:
-    """The image tokens that the class token, which stands first, is closest to (by cosine).
+    """Selects the image tokens with the highest cosine similarity to the class token.
 
     Args:
-        image: Image states, shape (B, m, d).
-        count: Regions k; all tokens if there are fewer.
+        image: Image states with the class token first, shape (B, m, d).
+        count: Number of regions; all m - 1 tokens if there are fewer.
 
     Returns:
-        Their states in the order of closeness, shape (B, k, d).
+        States of the k regions in order of decreasing similarity, shape (B, k, d).
+
+    Examples:
+        >>> image = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [1.0, 1.0]]])
+        >>> regions_of(image, 2)
+        tensor([[[2., 0.],
+                 [1., 1.]]])
     """
     patches = image[:, 1:]
-    closeness = F.cosine_similarity(patches, image[:, :1], dim=-1)
-    best = closeness.topk(min(count, patches.shape[1]), dim=1).indices
+    similarity = F.cosine_similarity(patches, image[:, :1], dim=-1)
+    best = similarity.topk(min(count, patches.shape[1]), dim=1).indices
     return patches.gather(1, best.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
 
 
 class MOVCNetForZeroShotTyping(Method):
-    """MOVCNet: mentions joined with what they found in the picture's regions."""
+    """MOVCNet: mentions with gated visual context against labels.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import BertConfig, ViTConfig
+        >>> size = dict(
+        ...     hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+        ... )
+        >>> config = MOVCNetConfig(
+        ...     text_config=BertConfig(vocab_size=30, **size),
+        ...     vision_config=ViTConfig(image_size=16, patch_size=8, **size),
+        ... )
+        >>> model = MOVCNetForZeroShotTyping(config).eval()
+        >>> output = model(
+        ...     input_ids=torch.randint(30, (2, 6)),
+        ...     span_positions=torch.tensor([[[1, 3]], [[2, 4]]]),
+        ...     pixel_values=torch.randn(2, 3, 16, 16),
+        ...     candidate_input_ids=torch.randint(30, (5, 3)),
+        ... )
+        >>> output.logits.shape
+        torch.Size([2, 5])
+    """
 
     config: MOVCNetConfig
-    _keep_in_fp32_modules_strict = ["image_projection", "scorer", "cross_modal", "gate"]  # noqa: RUF012 - the form the base class asks for
+    _keep_in_fp32_modules_strict = ["image_projection", "scorer", "cross_modal", "gate"]  # noqa: RUF012 - as in transformers
 
     def build(self, config: MOVCNetConfig) -> None:
-        """Makes the cross-modal layer and the gate."""
+        """Creates the cross-modal layer and the gate."""
         self.cross_modal = CrossModalLayer(config.text_width, config.num_heads, config.dropout)
         self.gate = Fp32Linear(2 * config.text_width, config.text_width)
 
     def represent(self, states: EncoderStates) -> SampleEncoding:
-        """Gated mentions."""
+        """Concatenates the gated mentions."""
         image, image_mask, spans = states.image, states.image_mask, states.span_positions
         mentions = self.encoders.mentions(states.text, spans)
         if image is not None and image_mask is not None and image.shape[1] > 1:
-            looked = self.cross_modal(states.text, regions_of(image, self.config.num_regions))
-            context = self.encoders.mentions(looked, spans)
+            attended = self.cross_modal(states.text, regions_of(image, self.config.num_regions))
+            context = self.encoders.mentions(attended, spans)
             gate = torch.sigmoid(self.gate(torch.cat([mentions, context], dim=-1)))
             gate = gate * image_mask.to(gate.dtype)[:, None, None]
             mentions = (1 - gate) * mentions + gate * context

@@ -1,13 +1,13 @@
-"""MZET: a memory of seen types, read by attention and passed on to unseen ones.
+"""MZET: an attentive memory of seen types that transfers knowledge to unseen ones.
 
 Source: Zhang et al. 2020, "MZET: Memory augmented zero-shot fine-grained named entity typing". A
-mention is known by its characters, its words and its context; it reads a memory whose slots are the
-seen types; and a type is represented by the slots it is like, so that knowledge goes from seen to
-unseen types.
+mention is represented by its characters, its words and its context, and attends over a memory whose
+slots are the seen types. A type is represented by a mixture of slots, weighted by their similarity
+to it, which transfers knowledge from seen to unseen types.
 
-The slots are kept with the weights: each training step writes the encodings of the seen labels into
-them, so that a label list of any kind can be scored later. Characters come from the token's text,
-a table that is filled when the markers are added (:meth:`MZETForZeroShotTyping.add_markers`).
+The slots are saved with the weights: each training step writes the encodings of the seen labels
+into them, so that any labels can be scored later. The characters of the tokens are in a table that
+:meth:`MZETForZeroShotTyping.add_markers` fills.
 """
 
 from typing import Any
@@ -23,16 +23,16 @@ from ..layers import Fp32Linear
 from ..outputs import EncoderStates, SampleEncoding
 from .base import ContextMethod, entity_of
 
-_CHARACTERS = 16  # of a token, the rest is cut
-_ALPHABET = 256  # characters beyond share the places of those below
+_CHARACTERS = 16  # characters of a token; further ones are ignored
+_ALPHABET = 256  # size of the table of embeddings; characters with higher codes share its rows
 
 
 class MZETConfig(ZeroShotTypingConfig):
     """Configuration of :class:`MZETForZeroShotTyping`.
 
     Args:
-        memory_slots: Most seen types that the memory holds.
-        memory_temperature: Temperature of the likeness of types to slots.
+        memory_slots: Capacity of the memory, in seen types.
+        memory_temperature: Temperature of the softmax over the similarities of types and slots.
         character_size: Width of a character's embedding.
     """
 
@@ -44,24 +44,41 @@ class MZETConfig(ZeroShotTypingConfig):
 
     @property
     def block_factors(self) -> list[float]:
-        """Words, characters, context, what was read from the memory."""
+        """Weights of words, characters, context and memory output."""
         return [1.0, 0.0, 0.5, 0.5]
 
 
 class MZETForZeroShotTyping(ContextMethod):
-    """MZET: characters, words and context of a mention, and a memory of seen types; text alone."""
+    """MZET: words, characters and context of a mention, a memory of seen types; text alone.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import BertConfig
+        >>> text_config = BertConfig(
+        ...     vocab_size=30, hidden_size=8, num_attention_heads=2, num_hidden_layers=1
+        ... )
+        >>> config = MZETConfig(text_config=text_config)
+        >>> model = MZETForZeroShotTyping(config).eval()
+        >>> output = model(
+        ...     input_ids=torch.randint(30, (2, 6)),
+        ...     span_positions=torch.tensor([[[1, 3]], [[2, 4]]]),
+        ...     candidate_input_ids=torch.randint(30, (5, 3)),
+        ... )
+        >>> output.logits.shape
+        torch.Size([2, 5])
+    """
 
     config: MZETConfig
     memory: Tensor
     filled: Tensor
     characters: Tensor
-    _keep_in_fp32_modules_strict = [  # noqa: RUF012 - the form the base class asks for
+    _keep_in_fp32_modules_strict = [  # noqa: RUF012 - as in transformers
         "scorer", "query", "key", "character_embedding", "character_filter", "character_map",
         "memory_query", "memory",
     ]  # fmt: skip
 
     def build(self, config: MZETConfig) -> None:
-        """Makes the features and the memory."""
+        """Creates the character features and the memory."""
         super().build(config)
         width, size = config.text_width, config.character_size
         self.character_embedding = nn.Embedding(_ALPHABET, size)
@@ -75,7 +92,7 @@ class MZETForZeroShotTyping(ContextMethod):
         self.register_buffer("characters", table)
 
     def init_parameters(self) -> None:
-        """Starts with an empty memory and no characters; the filter as its library does."""
+        """Initialises memory and character table to 0, the filter to the default of torch."""
         for buffer in (self.memory, self.filled, self.characters):
             init.zeros_(buffer)
         bound = (3 * self.config.character_size) ** -0.5
@@ -83,7 +100,7 @@ class MZETForZeroShotTyping(ContextMethod):
         init.zeros_(self.character_filter.bias)
 
     def add_markers(self, processor: Any) -> None:
-        """Fills, beside the markers, the table of the tokens' characters."""
+        """Adds the markers and fills the table of the tokens' characters."""
         super().add_markers(processor)
         tokens = processor.tokenizer.convert_ids_to_tokens(range(len(processor.tokenizer)))
         table = torch.zeros(len(tokens), _CHARACTERS, dtype=torch.uint8)
@@ -93,7 +110,15 @@ class MZETForZeroShotTyping(ContextMethod):
         self.characters = table.to(self.memory.device)
 
     def character_features(self, input_ids: Tensor, inside: Tensor) -> Tensor:
-        """Features of the mention's characters, (B, d), from its tokens ``inside``, (B, n)."""
+        """Computes features of the mention's characters.
+
+        Args:
+            input_ids: Token ids, shape (B, n).
+            inside: Mask of the mention's tokens, shape (B, n).
+
+        Returns:
+            Shape (B, d).
+        """
         codes = self.characters[input_ids].long()
         embedded = self.character_embedding(codes).flatten(0, 1).transpose(1, 2)
         found = self.character_filter(embedded).amax(-1).view(*input_ids.shape, -1)
@@ -102,7 +127,7 @@ class MZETForZeroShotTyping(ContextMethod):
         return torch.tanh(self.character_map(mean))
 
     def read(self, mention: Tensor) -> Tensor:
-        """What mentions (B, d) read from the memory by attention over its slots, (B, d)."""
+        """Attention of mentions (B, d) over the memory's slots, (B, d); 0 if it is empty."""
         count = int(self.filled)
         if not count:
             return torch.zeros_like(mention)
@@ -125,22 +150,22 @@ class MZETForZeroShotTyping(ContextMethod):
                 "seen labels"
             )
         with torch.no_grad():
-            memory = self.memory.clone()  # a backward pass may still need what stood there
+            memory = self.memory.clone()  # a backward pass may still need the previous content
             memory[: len(encodings)] = encodings.to(memory.dtype)
             self.memory = memory
             self.filled.fill_(len(encodings))
 
     def associate(self, labels: Tensor) -> Tensor:
-        """Types (K, d) as mixtures of the slots they are like, (K, d); as they are if none is."""
+        """Replaces types (K, d) by mixtures of similar slots, if the memory holds any; (K, d)."""
         count = int(self.filled)
         if not count:
             return labels
         slots = self.memory[:count].to(labels.dtype)
-        likeness = F.normalize(labels, dim=-1) @ F.normalize(slots, dim=-1).T
-        return (likeness / self.config.memory_temperature).softmax(-1) @ slots
+        similarity = F.normalize(labels, dim=-1) @ F.normalize(slots, dim=-1).T
+        return (similarity / self.config.memory_temperature).softmax(-1) @ slots
 
     def represent(self, states: EncoderStates) -> SampleEncoding:
-        """[words; characters; context; memory]."""
+        """Computes [words; characters; context; memory output]."""
         text, spans = states.text, states.span_positions
         mention = entity_of(self.encoders.mentions(text, spans))
         inside = self.encoders.inside(spans, text.shape[1])[:, 0]
@@ -150,7 +175,7 @@ class MZETForZeroShotTyping(ContextMethod):
         return SampleEncoding(torch.cat(parts, dim=-1), weights)
 
     def prepare_labels(self, candidate_embeddings: Tensor) -> Tensor:
-        """Placed projections of the types as mixtures of slots, (K, d_p)."""
+        """Label vectors of the types, represented as mixtures of slots, (K, d_p)."""
         return super().prepare_labels(self.associate(lorentz.wide(candidate_embeddings)))
 
     def meet_labels(self, candidate_embeddings: Tensor, seen_mask: Tensor | None) -> None:

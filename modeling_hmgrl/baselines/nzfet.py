@@ -1,8 +1,8 @@
-"""NZFET: a context of its own for each type.
+"""NZFET: context attention conditioned on the type.
 
-Source: Ren et al. 2020, "Neural zero-shot fine-grained entity typing". Attention over the context
-is conditioned on the type: each label asks the context tokens with a query made of its encoding,
-and [mention; context of that label] is scored against it.
+Source: Ren et al. 2020, "Neural zero-shot fine-grained entity typing". Each label attends over the
+context tokens with a query computed from its encoding, and [mention; context for that label] is
+scored against it.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ..configuration_hmgrl import ZeroShotTypingConfig
 from ..outputs import EncoderStates, SampleEncoding
 from .base import ContextMethod, entity_of, masked_softmax
 
-_LABEL_CHUNK = 256  # labels whose contexts are made at once: (B, 256, d) in memory
+_LABEL_CHUNK = 256  # labels whose contexts are computed at once, limits memory to (B, 256, d)
 
 
 class NZFETConfig(ZeroShotTypingConfig):
@@ -25,7 +25,7 @@ class NZFETConfig(ZeroShotTypingConfig):
 
     @property
     def block_factors(self) -> list[float]:
-        """Mention and context."""
+        """Weights of mention and context."""
         return [1.0, 1.0]
 
 
@@ -35,7 +35,7 @@ class NZFETEncoding(SampleEncoding):
 
     Attributes:
         text: Text states, shape (B, n, d).
-        context: Tokens that are context, bool, shape (B, n).
+        context: Mask of the context tokens, bool, shape (B, n).
     """
 
     text: Tensor = None  # type: ignore[assignment]
@@ -43,12 +43,29 @@ class NZFETEncoding(SampleEncoding):
 
 
 class NZFETForZeroShotTyping(ContextMethod):
-    """NZFET: mention and a context for each label, against the label; text alone."""
+    """NZFET: mention and label-specific context against the label; text alone.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import BertConfig
+        >>> text_config = BertConfig(
+        ...     vocab_size=30, hidden_size=8, num_attention_heads=2, num_hidden_layers=1
+        ... )
+        >>> config = NZFETConfig(text_config=text_config)
+        >>> model = NZFETForZeroShotTyping(config).eval()
+        >>> output = model(
+        ...     input_ids=torch.randint(30, (2, 6)),
+        ...     span_positions=torch.tensor([[[1, 3]], [[2, 4]]]),
+        ...     candidate_input_ids=torch.randint(30, (5, 3)),
+        ... )
+        >>> output.logits.shape
+        torch.Size([2, 5])
+    """
 
     config: NZFETConfig
 
     def represent(self, states: EncoderStates) -> NZFETEncoding:
-        """Mention and tokens."""
+        """Returns the mention and the text states; the context depends on the label."""
         return NZFETEncoding(
             representation=entity_of(self.encoders.mentions(states.text, states.span_positions)),
             text=states.text,
@@ -56,19 +73,19 @@ class NZFETForZeroShotTyping(ContextMethod):
         )
 
     def prepare_labels(self, candidate_embeddings: Tensor) -> Tensor:
-        """[query of the label; placed projection], shape (K, d + d_p)."""
+        """Computes [query; label vector] of each label, shape (K, d + d_p)."""
         labels = lorentz.wide(candidate_embeddings)
         placed = self.scorer.place(self.scorer.project_labels(labels), self.curvature())
         return torch.cat([self.query(labels), placed], dim=-1)
 
     def contexts(self, encoded: NZFETEncoding, queries: Tensor) -> Tensor:
-        """The context of each sample for each label, shape (B, K, d), from queries (K, d)."""
+        """Contexts of samples for labels with queries (K, d), shape (B, K, d)."""
         logits = torch.einsum("bnd,kd->bkn", self.key(encoded.text), queries)
         mask = encoded.context.unsqueeze(1).expand_as(logits)
         return masked_softmax(logits / queries.shape[-1] ** 0.5, mask) @ encoded.text
 
     def score(self, encoded: NZFETEncoding, label_vectors: Tensor) -> Tensor:
-        """Each label against [mention; its context], (B, K)."""
+        """Scores [mention; context for the label] against each label, (B, K)."""
         width, c = encoded.text.shape[-1], self.curvature()
         columns = []
         for chunk in label_vectors.split(_LABEL_CHUNK):

@@ -1,9 +1,10 @@
-"""Proto: label embedding of mentions alone.
+"""Proto: label embeddings compared with mentions.
 
-Source: Ma et al. 2016, "Label embedding for zero-shot fine-grained named entity typing", as HMGRL
-(arXiv 2603.16259) compares itself with it: the score is (W1 e) . (W2 l) with the mention states e
-and the encoding l of the label's name. Ma et al. embed mentions by hand-made features and learn the
-two maps by a ranking loss; here the shared text encoder takes the place of the features.
+Source: Ma et al. 2016, "Label embedding for zero-shot fine-grained named entity typing", in the
+form of the baseline of HMGRL (arXiv 2603.16259): the score is (W1 e) . (W2 l) with the mention
+states e and the encoding l of the label's name. Ma et al. represent mentions by hand-crafted
+features and learn the two maps by a ranking loss; here the shared text encoder replaces the
+features.
 """
 
 from ..configuration_hmgrl import ZeroShotTypingConfig
@@ -18,16 +19,33 @@ class ProtoConfig(ZeroShotTypingConfig):
 
     @property
     def block_factors(self) -> list[float]:
-        """The mentions, with the same share each."""
+        """Equal weights for the mentions."""
         return [1 / self.num_spans] * self.num_spans
 
 
 class ProtoForZeroShotTyping(Method):
-    """Proto: the mentions' states against the labels; text alone."""
+    """Proto: mention states against labels; text alone.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import BertConfig
+        >>> text_config = BertConfig(
+        ...     vocab_size=30, hidden_size=8, num_attention_heads=2, num_hidden_layers=1
+        ... )
+        >>> config = ProtoConfig(text_config=text_config)
+        >>> model = ProtoForZeroShotTyping(config).eval()
+        >>> output = model(
+        ...     input_ids=torch.randint(30, (2, 6)),
+        ...     span_positions=torch.tensor([[[1, 3]], [[2, 4]]]),
+        ...     candidate_input_ids=torch.randint(30, (5, 3)),
+        ... )
+        >>> output.logits.shape
+        torch.Size([2, 5])
+    """
 
     config: ProtoConfig
     uses_images = False
 
     def represent(self, states: EncoderStates) -> SampleEncoding:
-        """The mentions side by side."""
+        """Concatenates the mentions."""
         return SampleEncoding(entity_of(self.encoders.mentions(states.text, states.span_positions)))

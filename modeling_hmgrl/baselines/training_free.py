@@ -1,6 +1,6 @@
-"""Two references that need no training: similarity of encodings, and the most frequent label.
+"""Training-free baselines: similarity of encodings, and label frequencies.
 
-Both answer with scores over candidate labels and are calibrated on validation like every method.
+Both score the candidate labels and are calibrated on validation like every method.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from ..metrics.label_sets import LabelSets
 from ..pooling import masked_mean
 
 VARIANTS = ("mention", "mention alone", "sentence", "mention + sentence")
-"""What is compared with the label: the mention's tokens in its sentence, the mention encoded by
+"""Encodings compared with the label: the mention's tokens in its sentence, the mention encoded by
 itself, all tokens of the sentence, or the sum of the first and the third after normalisation."""
 
 
@@ -46,7 +46,7 @@ def _encode(
                 for a, b in sample:
                     token = (offsets[row, :, 0] < b) & (offsets[row, :, 1] > a)
                     inside[row] |= token & mask[row]
-            # a mention beyond the cut leaves the sentence to speak for it
+            # A mention beyond the maximum length is represented by its sentence.
             inside |= ~inside.any(1, keepdim=True) & mask
             inner.append(masked_mean(states, inside))
     return torch.cat(whole), torch.cat(inner) if inner else None
@@ -60,21 +60,21 @@ def label_similarity(
     test: Any,
     metric: Metric = "f1",
 ) -> dict[str, Any]:
-    """Cosine of mention or sentence with the label's text, under a text encoder as it is.
+    """Scores labels by the cosine of mention or sentence with the label's text.
 
-    All :data:`VARIANTS` are tried; variant and gamma are chosen on validation.
+    All :data:`VARIANTS` are evaluated; variant and gamma are chosen on validation.
 
     Args:
-        encoder: Text encoder, not fine-tuned.
+        encoder: Text encoder without fine-tuning.
         tokenizer: Its fast tokenizer.
         labels: Label sets.
         validation: Records with text, spans, label.
         test: Records with text, spans, label.
-        metric: Overall score of validation that chooses.
+        metric: Overall metric by which variant and gamma are chosen.
 
     Returns:
         ``variant``, ``gamma`` and the scores of ``validation`` and ``test``; ``variants`` holds the
-        overall score of each on validation.
+        overall metric of each variant on validation.
     """
     encoder.eval()
     scores, truths = {}, {}
@@ -112,7 +112,7 @@ def _similarities(
     texts, spans = list(data["text"]), list(data["spans"])
     sentence, mention = _encode(encoder, tokenizer, texts, spans)
     assert mention is not None
-    # a relation's two mentions by themselves: "head tail"
+    # The mentions of a relation are joined to "head tail".
     strings = [
         " ".join(text[start:end] for start, end in sample)
         for text, sample in zip(texts, spans, strict=True)
@@ -132,7 +132,7 @@ def _truth(data: Any, names: list[str]) -> np.ndarray:
 
 
 def majority(labels: LabelSets, train: Any, validation: Any, test: Any) -> dict[str, Any]:
-    """Scores every sample by how often each label stands in training.
+    """Scores labels by their frequency in training, the same for every sample.
 
     Args:
         labels: Label sets.
@@ -142,6 +142,16 @@ def majority(labels: LabelSets, train: Any, validation: Any, test: Any) -> dict[
 
     Returns:
         ``gamma`` and the scores of ``validation`` and ``test``.
+
+    Examples:
+        >>> from datasets import ClassLabel, Dataset, Features
+        >>> features = Features({"label": ClassLabel(names=["animal", "tool", "plant"])})
+        >>> def records(*labels):
+        ...     return Dataset.from_dict({"label": labels}, features=features)
+        >>> sets = LabelSets.of(("animal", "tool"), (), ("plant",))
+        >>> found = majority(sets, records(0, 0, 1), records(0, 1), records(0, 1, 2, 2))
+        >>> found["test"]["seen"]["accuracy"], found["test"]["unseen"]["accuracy"]
+        (0.5, 0.0)
     """
     of_record = train.features["label"].names
     counts = np.bincount(list(train["label"]), minlength=len(of_record)) / len(train)

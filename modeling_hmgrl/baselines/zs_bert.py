@@ -1,12 +1,13 @@
 """ZS-BERT: attribute vectors of sentences against frozen encodings of relation descriptions.
 
 Source: Chen and Li 2021, "ZS-BERT: Towards zero-shot relation extraction with attribute
-representation learning". The attribute vector is a = tanh(Dense(tanh([h_CLS; h_E1; h_E2]))); the
-relations' descriptions are encoded by an encoder that is never trained; a margin loss against the
-hardest other relation of the batch draws a towards its relation, and a classification over the seen
-relations stands beside it. Departures: the labels are an argument, so the classification is over
-the scores and not a layer of its own; the frozen encoder is the shared text encoder as it was at
-the start (Sentence-BERT in the original).
+representation learning". The attribute vector is a = tanh(Dense(tanh([h_CLS; h_E1; h_E2]))). A
+frozen encoder encodes the relations' descriptions. The losses are a margin loss of a against the
+hardest other relation of the batch and a classification over the seen relations.
+
+Departures: as labels are an argument, the classification is over the scores and not by a layer of
+its own; the frozen encoder is a copy of the initial shared text encoder (Sentence-BERT in the
+original).
 """
 
 import copy
@@ -27,8 +28,9 @@ class ZSBERTConfig(ZeroShotTypingConfig):
     """Configuration of :class:`ZSBERTForZeroShotTyping`.
 
     Args:
-        margin: Margin against the hardest other relation, on the scale of cosines or dot products.
-        weight_margin: Weight of the margin loss; the classification has ``weight_classification``.
+        margin: Margin to the hardest other relation, on the scale of cosines or dot products.
+        weight_margin: Weight of the margin loss; that of the classification is
+            ``weight_classification``.
     """
 
     model_type = "hmgrl-zs-bert"
@@ -39,7 +41,7 @@ class ZSBERTConfig(ZeroShotTypingConfig):
 
     @classmethod
     def paper_settings(cls, task: str) -> dict[str, Any]:
-        """As published: margin 7.5 on dot products, classification with weight 0.4."""
+        """Published settings: margin 7.5 on dot products, classification with weight 0.4."""
         del task
         return SHARED_PAPER_SETTINGS | {
             "classification_loss": "cross_entropy",
@@ -49,29 +51,46 @@ class ZSBERTConfig(ZeroShotTypingConfig):
 
     @property
     def block_factors(self) -> list[float]:
-        """[h_CLS; head; tail]: the mentions, with the same share each."""
+        """[h_CLS; head; tail]: equal weights for the mentions."""
         return [0.0, *[1 / self.num_spans] * self.num_spans]
 
     @property
     def first_mention(self) -> int:
-        """h_CLS stands before the mentions."""
+        """Index of the first mention, after h_CLS."""
         return 1
 
 
 class ZSBERTForZeroShotTyping(Method):
-    """ZS-BERT: attribute vectors in the space of a frozen encoder; text alone."""
+    """ZS-BERT: attribute vectors in the space of a frozen encoder; text alone.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import BertConfig
+        >>> text_config = BertConfig(
+        ...     vocab_size=30, hidden_size=8, num_attention_heads=2, num_hidden_layers=1
+        ... )
+        >>> config = ZSBERTConfig(text_config=text_config)
+        >>> model = ZSBERTForZeroShotTyping(config).eval()
+        >>> output = model(
+        ...     input_ids=torch.randint(30, (2, 6)),
+        ...     span_positions=torch.tensor([[[1, 2], [3, 4]], [[1, 2], [3, 4]]]),
+        ...     candidate_input_ids=torch.randint(30, (5, 3)),
+        ... )
+        >>> output.logits.shape
+        torch.Size([2, 5])
+    """
 
     config: ZSBERTConfig
     uses_images = False
     tasks = ("relation",)
-    _keep_in_fp32_modules_strict = ["scorer", "attribute"]  # noqa: RUF012 - the form it asks for
+    _keep_in_fp32_modules_strict = ["scorer", "attribute"]  # noqa: RUF012 - as in transformers
 
     def make_scorer(self, config: ZSBERTConfig) -> Comparison:
-        """Attribute vector and description are compared as they are."""
+        """Compares attribute vectors and descriptions without projections."""
         return Comparison(config)
 
     def build(self, config: ZSBERTConfig) -> None:
-        """Makes the frozen encoder and the attribute layer."""
+        """Creates the frozen encoder and the attribute layer."""
         frozen = copy.deepcopy(config)
         frozen.freeze_text = True
         self.description = Encoders(frozen, copy.deepcopy(self.backbone.text_model))
@@ -79,26 +98,26 @@ class ZSBERTForZeroShotTyping(Method):
         self.dropout = nn.Dropout(config.dropout)
 
     def add_markers(self, processor: Any) -> None:
-        """Grows both encoders' token embeddings, so that they are loaded alike."""
+        """Extends the token embeddings of both encoders, so that their shapes agree on loading."""
         super().add_markers(processor)
         size = len(processor.tokenizer)
         self.description.resize_token_embeddings(size, mean_resizing=False)
 
     def encode_labels(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Encodes descriptions with the encoder that is never trained."""
+        """Encodes descriptions with the frozen encoder."""
         with torch.no_grad():
             if self.config.label_parts:
                 return self.encode_parts(input_ids, attention_mask, self.description)
             return self.description.encode_labels(input_ids, attention_mask)
 
     def represent(self, states: EncoderStates) -> SampleEncoding:
-        """The attribute vector."""
+        """Computes the attribute vector."""
         mentions = self.encoders.mentions(states.text, states.span_positions)
         joined = torch.tanh(torch.cat([states.text[:, 0], entity_of(mentions)], dim=-1))
         return SampleEncoding(torch.tanh(self.attribute(self.dropout(joined))))
 
     def prepare_labels(self, candidate_embeddings: Tensor) -> Tensor:
-        """Places descriptions, (K, d)."""
+        """Maps descriptions to the space of the scores, (K, d)."""
         return self.scorer.place(lorentz.wide(candidate_embeddings), self.curvature())
 
     def score(self, encoded: SampleEncoding, label_vectors: Tensor) -> Tensor:
@@ -109,5 +128,5 @@ class ZSBERTForZeroShotTyping(Method):
 
     def more_losses(self, step: TrainingStep) -> dict[str, Tensor]:
         """The margin loss."""
-        likeness = step.logits / self.scorer.scale
-        return {"margin": margin_loss(likeness, step.labels, self.config.margin)}
+        similarity = step.logits / self.scorer.scale
+        return {"margin": margin_loss(similarity, step.labels, self.config.margin)}

@@ -128,11 +128,11 @@ def test_answers_are_the_same_alone_and_together(asked):
 
 
 def test_the_prompt_names_sentence_mentions_and_labels():
-    text = make_prompt("anna sees the fox", [(14, 17)], ["animal", "a tool"], picture=True)
+    text = make_prompt("anna sees the fox", [(14, 17)], ["animal", "a tool"], has_image=True)
     assert "picture" in text
     assert 'type of "fox"' in text
     assert text.endswith("animal; a tool.")
-    pair = make_prompt("anna met boris", [(0, 4), (9, 14)], ["peer"], picture=False)
+    pair = make_prompt("anna met boris", [(0, 4), (9, 14)], ["peer"], has_image=False)
     assert 'relation of "anna" and "boris"' in pair
     assert "picture" not in pair
 
