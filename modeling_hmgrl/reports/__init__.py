@@ -1,4 +1,4 @@
-"""What is said of a run: its report, its model card, its results on the Hub, its citations."""
+"""Reports of a run: its scores, its model card, its results on the Hub and its citations."""
 
 from .model_card import make_card, read_report
 from .push import push_run

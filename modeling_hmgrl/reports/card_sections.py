@@ -11,83 +11,86 @@ _MOST_ROWS = 200
 _FEW_RUNS = 5
 
 _SOURCES = {
-    "sample": "the embedded sample of the package `hmgrl`, 30 types of things (its licences are "
-    "listed beside it)",
+    "sample": "the sample included in the package `hmgrl`, with 30 entity types (the package lists "
+    "its licences)",
     "mnre": "[MNRE](https://github.com/thecharm/MNRE)",
     "wikidiverse": "[WikiDiverse](https://github.com/wangxw5/wikiDiverse)",
     "records": "own records",
-    "bio": "own files tagged by token",
+    "bio": "own files with token tags (BIO)",
 }
 
 Report = Mapping[str, Any]
 
 
-def protocol_of(report: Report, imagines: bool = True) -> tuple[str, str]:
-    """Name of the protocol and what it means, in plain words.
+def protocol_of(report: Report, trains_on_unseen: bool = True) -> tuple[str, str]:
+    """Name and description of the protocol.
 
     Args:
         report: Content of a run's ``report.json``.
-        imagines: Whether the method's training makes use of labels that have no samples; where it
-            does not, no name of an unseen label was used, whichever were offered.
+        trains_on_unseen: Whether the method's training uses the names of labels without samples.
+            If not, the protocol is inductive, whichever names the run was given.
+
+    Returns:
+        Name of the protocol, and what it implies.
     """
     labels = report["labels"]
-    unseen, known = labels["test_unseen"], set(labels["known_to_generator"] if imagines else ())
-    met = [name for name in unseen if name in known]
+    unseen = labels["test_unseen"]
+    known = set(labels["known_to_generator"] if trains_on_unseen else ())
+    known_unseen = [name for name in unseen if name in known]
     if not unseen:
         return "no unseen labels in test", "All test labels had training samples."
-    if len(met) == len(unseen):
+    if len(known_unseen) == len(unseen):
         name = "class-transductive"
         text = (
-            "Class-transductive, as in HMGRL: of the unseen test labels no sample was used in "
-            "training, but their names were: samples were imagined for them. A label whose name "
-            "was not there in training may do worse than the table says."
+            "Class-transductive, as in HMGRL: training used no samples of the unseen test labels, "
+            "but their names were used to generate synthetic samples. The scores of labels whose "
+            "names were not used in training may be lower than those in the table."
         )
-    elif met:
+    elif known_unseen:
         name = "partly class-transductive"
         text = (
-            f"Partly class-transductive: of the {len(unseen)} unseen test labels no sample was "
-            f"used in training, but of {len(met)} the names were: {_names(met)}. The others were "
-            "met in the test for the first time."
+            f"Partly class-transductive: training used no samples of the {len(unseen)} unseen test "
+            f"labels, but of {len(known_unseen)} the names were: {_names(known_unseen)}. The other "
+            "labels first occur in the test."
         )
     else:
         name = "inductive"
-        text = (
-            "Inductive: neither samples nor names of the unseen test labels were used in training."
-        )
+        text = "Inductive: training used neither samples nor names of the unseen test labels."
     validation = labels["validation_unseen"]
     if validation:
         text += (
             f" {len(validation)} other labels without training samples"
-            + (", whose names training knew too," if known.issuperset(validation) else "")
-            + " made up the unseen part of the validation set, on which checkpoint and calibration "
-            "were chosen. The test set chose nothing."
+            + (", whose names were also used in training," if known.issuperset(validation) else "")
+            + " are the unseen part of the validation set, on which the checkpoint and the "
+            "calibration were chosen. Nothing was chosen on the test set."
         )
     return name, text
 
 
-def usage(report: Report, config: Any, imagines: bool = True) -> str:
-    """How a call of the pipeline is meant; ``imagines`` as of :func:`protocol_of`."""
+def usage(report: Report, config: Any, trains_on_unseen: bool = True) -> str:
+    """Inputs of the pipeline; ``trains_on_unseen`` as for :func:`protocol_of`."""
     known = len(config.seen_labels or ()) + len(config.generator_labels or ())
-    which = "whose names were used in training" if imagines else "that its configuration names"
+    which = "whose names were used in training" if trains_on_unseen else "of its configuration"
     mention = (
-        "`mention` is a string of the text, or `spans=[[start, end]]` in its place"
+        "`mention` is a string that occurs in the text; `spans=[[start, end]]` may replace it"
         if report["task"] == "typing"
-        else "`mention` is the pair (head, tail), or `spans=[[start, end], [start, end]]`"
+        else "`mention` is the pair (head, tail); `spans=[[start, end], [start, end]]` may replace "
+        "it"
     )
-    picture = (
+    image = (
         "This model takes text alone."
         if config.vision_config is None
-        else "`image=` takes a path, bytes, a PIL picture or an array, and may be left out."
+        else "`image` is a path, bytes, a PIL image or an array, and is optional."
     )
     return (
-        f"{mention}. {picture} `labels` may be any names, or a mapping of names to descriptions; "
-        f"without it, the {known} labels {which} are taken. A list of dicts with these fields "
-        "predicts many at once."
+        f"{mention}. {image} `labels` are any names, or a mapping of names to descriptions; by "
+        f"default, the {known} labels {which} are used. A list of dicts with these fields is "
+        "predicted in batches."
     )
 
 
 def results(report: Report, config: Any, runs: Sequence[Report]) -> str:
-    """Scores of test and validation, of several runs if given, and how they were calibrated."""
+    """Scores of test and validation, of several runs if given, and their calibration."""
     parts = []
     for split in ("test", "validation"):
         if split not in report:
@@ -110,20 +113,21 @@ def results(report: Report, config: Any, runs: Sequence[Report]) -> str:
     if "test" not in report:
         parts.append("No test was run.")
     parts.append(
-        "Percent. Every sample is predicted over the seen and the unseen labels of its split "
-        "together. F1 is weighted by support, overall is the harmonic mean of seen and unseen, "
-        "AUSUC the area under the curve of seen against unseen accuracy over all gammas."
+        "All values are in percent. Every sample is predicted over the union of the seen and the "
+        "unseen labels of its split. F1 is weighted by support, overall is the harmonic mean of "
+        "seen and unseen, and AUSUC is the area under the curve of seen against unseen accuracy "
+        "over all values of gamma."
     )
     parts.append(_spread(report, runs))
     parts.append(_calibration(report, config))
     if "label similarity" in report.get("references", {}):
         variant = report["references"]["label similarity"].get("variant")
         parts.append(
-            "*label similarity* needs no training: cosine of the untrained text encoder's state of "
-            f"{variant or 'the mention'} with that of the label."
+            "*label similarity* is training-free: the cosine between the encodings of "
+            f"{variant or 'the mention'} and of the label by the pretrained text encoder."
         )
     if "majority" in report.get("references", {}):
-        parts.append("*majority* always answers with the most frequent training label.")
+        parts.append("*majority* always predicts the most frequent training label.")
     parts.append(_machine_readable(report))
     return "\n\n".join(parts)
 
@@ -131,8 +135,8 @@ def results(report: Report, config: Any, runs: Sequence[Report]) -> str:
 def _spread(report: Report, runs: Sequence[Report]) -> str:
     if len(runs) < 2:
         return (
-            f"One run ({_seeds(report)}): how far another seed or another division of the labels "
-            "would move these figures is not known from it."
+            f"One run ({_seeds(report)}): it does not show how much the scores vary with the seed "
+            "or with the split of the labels."
         )
     seeds = "; ".join(_seeds(run) for run in runs)
     return (
@@ -148,8 +152,8 @@ def _seeds(report: Report) -> str:
 
 def _calibration(report: Report, config: Any) -> str:
     text = (
-        f"gamma = {config.calibration_gamma:.4g} is taken off the scores of seen labels, and "
-        f"probabilities are a softmax of scores over the temperature "
+        f"gamma = {config.calibration_gamma:.4g} is subtracted from the scores of seen labels, and "
+        f"probabilities are the softmax of the scores over the temperature "
         f"{config.probability_temperature:.4g}"
     )
     errors = {
@@ -160,35 +164,36 @@ def _calibration(report: Report, config: Any) -> str:
     if not errors:
         return (
             f"{text}. gamma was chosen on validation; the temperature was not, and no calibration "
-            "error was measured: do not read the probabilities as such."
+            "error was measured: the probabilities are uncalibrated."
         )
     shown = ", ".join(f"{spread([100 * error], 1)} on {split}" for split, error in errors.items())
     return (
         f"{text}; both were chosen on validation. Expected calibration error of the probabilities "
-        f"(15 bins, points of 100): {shown}."
+        f"(15 bins, percentage points): {shown}."
     )
 
 
 def _machine_readable(report: Report) -> str:
     hub = report["data"].get("hub")
     if "test" not in report:
-        return "`report.json` has all figures."
+        return "`report.json` contains all scores."
     if hub:
         return (
-            f"`report.json` has all figures, per label too; `{RESULTS_FILE}` those of the test, as "
-            f"results on {_dataset_link(hub)}. The Hub counts them only where that data set is "
-            "registered as a benchmark whose `eval.yaml` has the tasks "
+            f"`report.json` contains all scores, also per label; `{RESULTS_FILE}` contains those "
+            f"of the test, as results on {_dataset_link(hub)}. The Hub shows them only if that "
+            "data set is registered as a benchmark whose `eval.yaml` has the tasks "
             f"{', '.join(f'`{task}`' for task in task_ids(hub))}; this was not checked."
         )
     return (
-        "`report.json` has all figures, per label too. There is no `.eval_results`: its entries "
-        "must name a benchmark registered on the Hub, and the data of this run are not there. The "
-        "test scores stand in this card's metadata instead (`model-index`), reported by the author."
+        "`report.json` contains all scores, also per label. There is no `.eval_results`: its "
+        "entries require a benchmark that is registered on the Hub, and the data of this run are "
+        "not there. Instead, the metadata of this card contain the test scores (`model-index`), "
+        "reported by the author."
     )
 
 
 def label_table(report: Report) -> str:
-    """Labels with their role, the text that the encoder was shown, samples and test F1."""
+    """Labels with their role, their encoder input, number of samples and test F1."""
     labels, splits = report["labels"], report["data"].get("splits", {})
     texts = labels.get("texts") or {}
     rows_of_test = {row["name"]: row for row in report.get("test", {}).get("per_class", ())}
@@ -198,7 +203,7 @@ def label_table(report: Report) -> str:
         "unseen, test": labels["test_unseen"],
     }
     differ = any(text != name for name, text in texts.items())
-    head = ["label", "role"] + ["shown to the encoder as"] * differ
+    head = ["label", "role"] + ["encoder input"] * differ
     lines = [[*head, "training samples", "test samples", "test F1"]]
     for role, names in roles.items():
         for name in names:
@@ -211,18 +216,18 @@ def label_table(report: Report) -> str:
             )
     sentence = f"{len(labels['seen'])} seen, {len(labels['validation_unseen'])} unseen in "
     sentence += f"validation, {len(labels['test_unseen'])} unseen in test. "
-    way = report["data"].get("settings", {}).get("label_text")
+    style = report["data"].get("settings", {}).get("label_text")
     if not differ:
-        sentence += "The encoder is shown each label's name as it is."
+        sentence += "The encoder input of a label is its name."
     else:
-        sentence += f"The encoder is shown a text for each label{f' ({way})' if way else ''}."
+        sentence += f"Labels have a text as encoder input{f' ({style})' if style else ''}."
     if len(lines) > _MOST_ROWS + 1:
-        sentence += f" The first {_MOST_ROWS}; all are in `report.json`."
+        sentence += f" The table shows the first {_MOST_ROWS}; `report.json` contains all."
     return f"{sentence}\n\n{markdown_table(lines[: _MOST_ROWS + 1])}"
 
 
 def data(report: Report) -> str:
-    """What the run was trained and tested on, what was left out, what the splits share."""
+    """Data of the run: source, omitted records, and overlap of the splits."""
     found = report["data"]
     source = found.get("source")
     hub = found.get("hub")
@@ -236,22 +241,22 @@ def data(report: Report) -> str:
         left = ", ".join(f"{n}: {one['count']:,}" for n, one in found.get("left_out", {}).items())
         lines.append(
             f"- {found['records_in']:,} records read, {found['records_out']:,} used"
-            + (f"; left out: {left}" if left else "")
+            + (f"; omitted: {left}" if left else "")
         )
     sizes = {name: sum(counts.values()) for name, counts in found.get("splits", {}).items()}
     if sizes:
         lines.append("- splits: " + ", ".join(f"{name} {n:,}" for name, n in sizes.items()))
     if "seed" in settings:
         lines.append(
-            f"- labels and samples divided with seed {settings['seed']}, grouped by "
+            f"- labels and samples split with seed {settings['seed']}, grouped by "
             f"{settings.get('group_by', 'none')} (protocol version "
             f"{settings.get('protocol_version', '?')})"
         )
     if images := found.get("images"):
         lines.append(
-            f"- records by picture: {images.get('found', 0):,} found, "
+            f"- records by image: {images.get('found', 0):,} found, "
             f"{images.get('missing', 0):,} missing, {images.get('unreadable', 0):,} unreadable, "
-            f"{images.get('none', 0):,} without"
+            f"{images.get('none', 0):,} without one"
         )
     overlap = found.get("overlap", {})
     for split in ("validation", "test"):
@@ -259,7 +264,7 @@ def data(report: Report) -> str:
             seen = overlap.get(f"{split}_seen")
             lines.append(
                 f"- of {one['samples']:,} {split} samples {one['text']:,} share their sentence "
-                f"with a training sample and {one['image']:,} their picture"
+                f"with a training sample and {one['image']:,} their image"
                 + (
                     f"; of the {seen['samples']:,} with seen labels {seen['either']:,} share one "
                     "or both"
@@ -268,47 +273,47 @@ def data(report: Report) -> str:
                 )
             )
     if len(lines) == 1:
-        lines.append("- the run recorded no more about its data")
+        lines.append("- the report contains no further information about the data")
     return "\n".join(lines)
 
 
-def limits(report: Report, config: Any, runs: Sequence[Report]) -> str:
-    """What the figures do not show and the model does not do."""
+def limitations(report: Report, config: Any, runs: Sequence[Report]) -> str:
+    """Limitations of the model and of its evaluation."""
     found = report["data"]
     lines = [
-        "The model answers with one of the labels it is given, also where none fits.",
-        "Which labels happen to be unseen moves the scores by many points; the splits and encoders "
-        "are not those of the method's paper, whose figures cannot be set beside these.",
-        "Probabilities hold, if at all, for labels and texts like those of the validation set.",
-        "It inherits the language, the length limit and the biases of its encoders. It was tried "
-        "on the data above and on nothing else; do not let it decide about people.",
+        "The model always predicts one of the given labels, even if none applies.",
+        "The scores vary by many points with the choice of unseen labels. The splits and encoders "
+        "differ from those of the method's paper, so that its scores are not comparable.",
+        "Probabilities are calibrated, if at all, for labels and texts like those of the "
+        "validation set.",
+        "The model inherits the language, the maximum length and the biases of its encoders. It "
+        "was evaluated on the data above alone; do not use it for decisions about people.",
     ]
     if len(runs) < _FEW_RUNS:
-        lines.insert(
-            1, "One run proves little." if len(runs) == 1 else f"{len(runs)} runs prove little."
-        )
+        count = "One run is" if len(runs) == 1 else f"{len(runs)} runs are"
+        lines.insert(1, f"{count} not enough for reliable comparisons.")
     overlap = found.get("overlap", {}).get("test_seen")
     if overlap and overlap["either"]:
         lines.append(
             f"{overlap['either']:,} of {overlap['samples']:,} test samples of seen labels share "
-            "sentence or picture with training: seen scores are flattered by what was memorised."
+            "their sentence or image with training samples: memorisation inflates the seen scores."
         )
     if config.vision_config is None or not report.get("images_used"):
-        lines.append("Pictures took no part in training.")
+        lines.append("No images were used in training.")
     else:
-        lines.append("How much the pictures contribute was not measured in this run.")
+        lines.append("The contribution of the images was not measured in this run.")
     return "\n".join(f"- {line}" for line in lines)
 
 
 def departures(config: Any, paper: Paper) -> str:
-    """Where the model departs from the method's paper, by its make and by its settings.
+    """Departures of the model from the method's paper, in implementation and settings.
 
     Args:
         config: The model's configuration.
         paper: The paper.
 
     Returns:
-        A sentence or two; empty where it departs in nothing.
+        Up to two sentences; empty without departures.
     """
     parts = []
     if paper.departures:
@@ -328,16 +333,16 @@ def _setting(value: Any) -> str:
     return "not set" if value is None else str(value)
 
 
-def made(report: Report) -> str:
-    """When and with what the run was made."""
+def procedure(report: Report) -> str:
+    """Date, processes, revision and versions of the run."""
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     revision = report.get("git_revision")
     lines = [
-        "Paths in the command are shortened to their last part.",
+        "Paths in the command are shortened to their last component.",
         f"Finished {report['date']}." if "date" in report else "",
         f"Processes: {report.get('processes', 1)}.",
         f"Revision of the package: `{revision}`"
-        + (" (+: with changes that are not in it)." if str(revision).endswith("+") else ".")
+        + (" (+: with uncommitted changes)." if str(revision).endswith("+") else ".")
         if revision
         else "The package was not run from a repository.",
         f"Versions: {versions}.",
@@ -355,8 +360,8 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _cell(text: str) -> str:
-    """A label or text that cannot break a table or bring markup of its own."""
+    """Escapes a label or text, so that it neither breaks a table nor adds markup."""
     text = " ".join(str(text).split())
-    for sign, stands in (("&", "&amp;"), ("<", "&lt;"), ("|", "&#124;"), ("`", "&#96;")):
-        text = text.replace(sign, stands)
+    for character, escaped in (("&", "&amp;"), ("<", "&lt;"), ("|", "&#124;"), ("`", "&#96;")):
+        text = text.replace(character, escaped)
     return text

@@ -1,4 +1,4 @@
-"""Which paper a method comes from and where it departs from it, as the model card says it."""
+"""Papers of the methods, and departures from them, as the model card states them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 HMGRL_LINK = "[arXiv 2603.16259](https://arxiv.org/abs/2603.16259)"
 
-_AS_COMPARED = f"in the form in which HMGRL ({HMGRL_LINK}) compares itself with it"
+_AS_COMPARED = f"in the form of the baseline of HMGRL ({HMGRL_LINK})"
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Paper:
     """The paper of a method.
 
     Attributes:
-        name: What the method is called.
-        citation: Authors, year, title; how it is named in the card.
-        departures: In what this package's method differs from it whatever the settings; empty if in
-            nothing but the encoders.
+        name: Name of the method.
+        citation: Authors, year and title, as cited in the card.
+        departures: Differences of this package's implementation that no setting removes; empty if
+            only the encoders differ.
     """
 
     name: str
@@ -36,20 +36,20 @@ PAPERS: Mapping[str, Paper] = MappingProxyType(
             "Proto",
             "Ma et al. 2016, *Label embedding for zero-shot fine-grained named entity typing*, "
             f"{_AS_COMPARED}",
-            "mentions are embedded by the text encoder, not by hand-made features",
+            "mentions are represented by the text encoder, not by hand-crafted features",
         ),
         "hmgrl-mmproto": Paper("MMProto", f"Wan et al. 2021, {_AS_COMPARED}"),
         "hmgrl-movcnet": Paper(
             "MOVCNet",
             f"Zhang et al. 2023, {_AS_COMPARED}",
-            "regions of a picture are the image tokens closest to the image encoder's class token, "
-            "not those of an object detector",
+            "regions of an image are the image tokens most similar to the image encoder's class "
+            "token, not those of an object detector",
         ),
         "hmgrl-mg-vmoe": Paper(
             "MG-VMoE",
             f"Zhou et al. 2025, {_AS_COMPARED}",
-            "the adversarial perturbation is trained by turning its gradient round, not by an "
-            "optimizer of its own; the contrast is a cosine with a learnt temperature",
+            "the adversarial perturbation is trained by reversing its gradient, not by a separate "
+            "optimizer; the contrastive loss compares cosines with a learnt temperature",
         ),
         "hmgrl-dbzfet": Paper(
             "DBZFET",
@@ -75,15 +75,15 @@ PAPERS: Mapping[str, Paper] = MappingProxyType(
             "ZS-BERT",
             "Chen and Li 2021, *ZS-BERT: Towards zero-shot relation extraction with attribute "
             "representation learning*",
-            "the classification is over the scores, not a layer of its own; descriptions are "
-            "encoded by the shared text encoder as it was at the start, not by Sentence-BERT",
+            "the classification is over the scores, not by a layer of its own; descriptions are "
+            "encoded by a frozen copy of the initial shared text encoder, not by Sentence-BERT",
         ),
         "hmgrl-zs-ska": Paper(
             "ZS-SKA",
             "Gong and Eldardiry 2024, *Prompt-based zero-shot relation extraction with semantic "
             "knowledge augmentation*",
-            "the source of knowledge is the encoder's own table of words; the analogy is made on "
-            "states, not on the words of the input",
+            "the source of knowledge is the encoder's table of token embeddings; the analogy "
+            "applies to states, not to the words of the input",
         ),
     }
 )
@@ -91,30 +91,30 @@ PAPERS: Mapping[str, Paper] = MappingProxyType(
 
 
 def model_class(config: Any) -> type[PreTrainedModel]:
-    """The class that ``AutoModel`` makes of a configuration.
+    """Returns the class that ``AutoModel`` creates for a configuration.
 
     Raises:
-        ValueError: If none is registered for it.
+        ValueError: If no class is registered for it.
     """
     found = MODEL_MAPPING.get(type(config), None)
     if found is None:
         raise ValueError(
             f"config: got {type(config).__name__}, expected one that is registered with AutoModel "
-            "(modeling_hmgrl.baselines registers the compared methods)"
+            "(importing modeling_hmgrl.baselines registers the baselines)"
         )
     return found
 
 
 def paper_of(config: Any) -> Paper:
-    """The paper of a configuration's method; of a method that is none of ours its class alone."""
+    """Returns the paper of a configuration's method; for other methods, the class as its name."""
     unknown = Paper(
         model_class(config).__name__, "a method of its own, not one of the package `hmgrl`"
     )
     return PAPERS.get(config.model_type, unknown)
 
 
-def home_of(config: Any) -> str:
-    """The module that registers a configuration's method when it is imported."""
+def registering_module(config: Any) -> str:
+    """Returns the module that registers a configuration's method when it is imported."""
     module = model_class(config).__module__
     package = __name__.split(".", maxsplit=1)[0]
     if not module.startswith(f"{package}."):
@@ -122,4 +122,4 @@ def home_of(config: Any) -> str:
     return f"{package}.baselines" if module.startswith(f"{package}.baselines") else package
 
 
-__all__ = ["HMGRL_LINK", "PAPERS", "Paper", "home_of", "model_class", "paper_of"]
+__all__ = ["HMGRL_LINK", "PAPERS", "Paper", "model_class", "paper_of", "registering_module"]

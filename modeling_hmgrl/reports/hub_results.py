@@ -1,10 +1,10 @@
-"""Scores of a run in the forms that the Hub reads: `.eval_results/*.yaml` and the model index.
+"""Scores of a run in the formats of the Hub: `.eval_results/*.yaml` and the model index.
 
-An entry of `.eval_results` must name a data set of the Hub, which should be registered there as a
+An entry of `.eval_results` requires a data set of the Hub, which should be registered there as a
 benchmark, and one of the tasks of its `eval.yaml`; it has no field for the name of a metric
-(https://huggingface.co/docs/hub/eval-results). So entries are written where the run's data are a
-data set of the Hub. Data that are not there have no honest name in that form: their scores go into
-the card's model index, which is older but asks for no benchmark and names data set and metric
+(https://huggingface.co/docs/hub/eval-results). Entries are therefore written only if the run's data
+are a data set of the Hub. Other scores are written to the card's model index, an older format that
+requires no benchmark and names data set and metric
 (https://github.com/huggingface/hub-docs/blob/main/modelcard.md).
 """
 
@@ -28,7 +28,7 @@ _METRICS = {
 
 
 def metric_values(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the metrics of a split by name, in percent to two digits."""
+    """Returns the metrics of a split by name, in percent, rounded to two digits."""
     return {
         name: round(100 * (scores[part] if key is None else scores[part][key]), 2)
         for name, (part, key) in _METRICS.items()
@@ -36,10 +36,10 @@ def metric_values(scores: Mapping[str, Any]) -> dict[str, float]:
 
 
 def task_ids(hub: Mapping[str, Any]) -> list[str]:
-    """Tasks that a benchmark must have for the entries to count, one for each metric.
+    """Returns the tasks that a benchmark must define for the entries, one for each metric.
 
     Args:
-        hub: The data set on the Hub: its ``id``, perhaps its ``config`` and ``revision``.
+        hub: The data set on the Hub: its ``id`` and optionally its ``config`` and ``revision``.
     """
     prefix = f"{hub['config']}_" if hub.get("config") else ""
     return [f"{prefix}{name}" for name in _METRICS]
@@ -51,10 +51,10 @@ def results_yaml(report: Mapping[str, Any], protocol: str, source: str) -> str |
     Args:
         report: Content of a run's ``report.json``; its ``data["hub"]`` is the data set on the Hub.
         protocol: Name of the protocol, for the notes.
-        source: Address of the report on the Hub.
+        source: URL of the report on the Hub.
 
     Returns:
-        YAML; None if there was no test or the data are not on the Hub.
+        YAML; None if no test was run or the data are not on the Hub.
     """
     hub = report["data"].get("hub")
     if not hub or "test" not in report:
@@ -81,7 +81,7 @@ def results_yaml(report: Mapping[str, Any], protocol: str, source: str) -> str |
 
 
 def model_index(report: Mapping[str, Any], protocol: str, task: str) -> list[EvalResult] | None:
-    """Returns results for the card's model index, where the data are not on the Hub.
+    """Returns results for the card's model index if the data are not on the Hub.
 
     Args:
         report: Content of a run's ``report.json``.
@@ -89,8 +89,8 @@ def model_index(report: Mapping[str, Any], protocol: str, task: str) -> list[Eva
         task: Name of the task.
 
     Returns:
-        One result for each metric of the test; None if there was no test or
-        :func:`results_yaml` holds them.
+        One result for each metric of the test; None if no test was run or :func:`results_yaml`
+        contains the results.
     """
     if report["data"].get("hub") or "test" not in report:
         return None

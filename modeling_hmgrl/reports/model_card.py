@@ -1,4 +1,4 @@
-"""The model card of a run, filled from its report, and the push of a run to the Hub."""
+"""Model card of a run, filled from its report."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from ..configuration_hmgrl import ZeroShotTypingConfig
 from ..hub import TASK
 from . import card_sections as sections
-from .citations import home_of, model_class, paper_of
+from .citations import model_class, paper_of, registering_module
 from .hub_results import model_index
 from .run_report import FREE_ARGUMENTS, public_report
 
@@ -32,10 +32,10 @@ _LABELS = {
     "typing": '["baked goods", "public transport", "legal document"]',
     "relation": '["place of birth", "employer", "spouse"]',
 }
-# Settings that the card's head names: these of all methods, and of HMGRL but these of its many.
+# Settings in the summary table: those of all methods, and a selection of those of HMGRL.
 _SHARED_SETTINGS = ("score_function", "classification_loss")
 _HMGRL_SETTINGS = ("attention", "hvib_layer", "hmcvae_layer")
-# Arguments in which repetitions of a run may differ.
+# Arguments that may differ between repetitions of a run.
 _FREE = (FREE_ARGUMENTS | {"seed"}) - {"epochs", "max_steps", "patience"}
 
 
@@ -45,13 +45,13 @@ def make_card(
     repo_id: str,
     reports: Sequence[Mapping[str, Any]] = (),
 ) -> ModelCard:
-    """Fills the card's template from a report.
+    """Fills the template of the card from a report.
 
     Args:
         report: Content of the run's ``report.json``.
         config: The model's configuration, of any method that is registered with AutoModel.
         repo_id: Repository that the usage examples load.
-        reports: Reports of repetitions with other seeds or splits, for mean and spread.
+        reports: Reports of repetitions with other seeds or splits, for mean and standard deviation.
 
     Returns:
         The card.
@@ -62,17 +62,17 @@ def make_card(
     """
     report = public_report(report)
     paper, method = paper_of(config), model_class(config)
-    imagines = imagines_labels(config)
-    runs = [report, *_repetitions(report, [public_report(other) for other in reports], imagines)]
-    protocol_name, protocol = sections.protocol_of(report, imagines)
+    on_unseen = trains_on_unseen(config)
+    runs = [report, *_repetitions(report, [public_report(other) for other in reports], on_unseen)]
+    protocol_name, protocol = sections.protocol_of(report, on_unseen)
     labels, task = report["labels"], report["task"]
     encoders = [f"{kind} {name}" for kind, name in report["encoders"].items() if name]
     hub = report["data"].get("hub")
     title = repo_id.rsplit("/", 1)[-1]
     card_data = ModelCardData(
         library_name="transformers",
-        # No pipeline_tag: the Hub knows no task that this is, and for the nearest it knows,
-        # zero-shot-classification, its page would offer code that cannot load this model.
+        # No pipeline_tag: the Hub has no such task, and for the nearest one,
+        # zero-shot-classification, its page would show code that cannot load this model.
         tags=list(
             dict.fromkeys(
                 ("hmgrl", config.model_type, TASK, "generalized-zero-shot", "multimodal", task)
@@ -87,49 +87,49 @@ def make_card(
         model_name=title,
         eval_results=model_index(report, protocol_name, _TASKS[task]),
     )
-    picture = ", with a picture where there is one" if config.vision_config is not None else ""
-    pictures = "used in training" if report["images_used"] else "not used in training"
+    image = ", optionally with an image" if config.vision_config is not None else ""
+    images = "used in training" if report["images_used"] else "not used in training"
     if config.vision_config is None:
-        pictures = "none: the model takes text alone"
+        images = "none: the model takes text alone"
     return ModelCard.from_template(
         card_data,
         template_path=str(TEMPLATE),
         title=title,
         repo_id=repo_id,
-        summary=f"{_SUMMARIES[task]}{picture}, among labels that are given by name at call time. "
-        f"It was trained on samples of {len(labels['seen'])} labels; others it knows by their "
-        "names or descriptions alone.",
+        summary=f"{_SUMMARIES[task]}{image}, with candidate labels that are given by name in each "
+        f"call. It was trained on samples of {len(labels['seen'])} labels; other labels are "
+        "represented by their names or descriptions alone.",
         task=_TASKS[task],
         encoders=", ".join(encoders),
-        pictures=pictures,
+        images=images,
         method=f"{paper.name} ({paper.citation})",
         method_class=method.__name__,
-        home=home_of(config),
+        module=registering_module(config),
         own=config.model_type == "hmgrl",
         carries_code=getattr(method, "_auto_class", None) is not None,
         settings=", ".join(f"{name} {getattr(config, name)}" for name in _settings(config)),
         protocol_name=protocol_name,
         example=_EXAMPLES[task],
         labels=_LABELS[task],
-        usage=sections.usage(report, config, imagines),
+        usage=sections.usage(report, config, on_unseen),
         results=sections.results(report, config, runs),
         protocol=protocol,
         label_table=sections.label_table(report),
         data=sections.data(report),
-        limits=sections.limits(report, config, runs),
+        limitations=sections.limitations(report, config, runs),
         command=report["command"],
         departures=sections.departures(config, paper),
-        made=sections.made(report),
+        procedure=sections.procedure(report),
     )
 
 
-def imagines_labels(config: Any) -> bool:
-    """Whether a method's training makes use of labels that have no samples."""
+def trains_on_unseen(config: Any) -> bool:
+    """Whether a method's training uses the names of labels without samples."""
     return getattr(model_class(config), "imagines_labels", True)
 
 
 def _settings(config: Any) -> list[str]:
-    """Names of the settings that tell most about a model."""
+    """Names of the settings in the summary table."""
     shared = [*_SHARED_SETTINGS, *(["label_parts"] if config.label_parts else [])]
     if config.model_type == "hmgrl":
         return [*shared, *_HMGRL_SETTINGS]
@@ -139,17 +139,17 @@ def _settings(config: Any) -> list[str]:
 
 
 def _repetitions(
-    report: Mapping[str, Any], reports: Sequence[Mapping[str, Any]], imagines: bool
+    report: Mapping[str, Any], reports: Sequence[Mapping[str, Any]], on_unseen: bool
 ) -> list[Mapping[str, Any]]:
-    """The other runs, each once, checked to be runs of the same thing."""
+    """The other runs without duplicates; raises a ValueError if one is not a repetition."""
     found: list[Mapping[str, Any]] = []
-    common = _common(report, imagines)
-    for place, other in enumerate(reports):
-        its = _common(other, imagines)
+    common = _common(report, on_unseen)
+    for index, other in enumerate(reports):
+        its = _common(other, on_unseen)
         for name in {**common, **its}:
             if its.get(name) != common.get(name):
                 raise ValueError(
-                    f"reports[{place}].{name}: got {its.get(name)!r}, expected "
+                    f"reports[{index}].{name}: got {its.get(name)!r}, expected "
                     f"{common.get(name)!r} as in the run itself; repetitions differ in seed and "
                     "split alone"
                 )
@@ -158,15 +158,15 @@ def _repetitions(
     return found
 
 
-def _common(report: Mapping[str, Any], imagines: bool) -> dict[str, Any]:
-    """What repetitions of a run have in common."""
+def _common(report: Mapping[str, Any], on_unseen: bool) -> dict[str, Any]:
+    """Properties that repetitions of a run have in common."""
     names = ("method", "task", "encoders", "settings", "images_used")
     arguments = {name: v for name, v in report["arguments"].items() if name not in _FREE}
     return {
         **{name: report.get(name) for name in names},
         "data.source": report["data"].get("source"),
         "data.settings.label_text": report["data"].get("settings", {}).get("label_text"),
-        "protocol": sections.protocol_of(report, imagines)[0],
+        "protocol": sections.protocol_of(report, on_unseen)[0],
         **{f"arguments.{name}": value for name, value in arguments.items()},
     }
 
@@ -179,7 +179,7 @@ def read_report(folder: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If the folder holds no finished run.
-        ValueError: If its report is no JSON.
+        ValueError: If its report is not valid JSON.
     """
     path = Path(folder) / "report.json"
     if not path.exists():

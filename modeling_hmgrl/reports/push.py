@@ -1,4 +1,4 @@
-"""Shares a training run on the Hub."""
+"""Push of a training run to the Hub."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..storage import write_json
 from . import card_sections as sections
 from .hub_results import RESULTS_FILE, results_yaml
-from .model_card import imagines_labels, make_card, read_report
+from .model_card import make_card, read_report, trains_on_unseen
 from .run_report import public_report
 
 
@@ -24,16 +24,17 @@ def push_run(
 ) -> str:
     """Pushes a run's model, processor, code, scores and card to the Hub, in one commit.
 
-    What is pushed was loaded before, so that it can be loaded. Nothing else of the folder leaves
-    the machine: no log, no checkpoint to go on from, no path, no record that the report quotes.
+    Model and processor are loaded first, which verifies that they can be. Nothing else of the
+    folder is uploaded: no logs, no checkpoints for resuming, no paths, no records that the report
+    quotes.
 
     Args:
         folder: Folder of the run.
-        repo_id: Repository, "user/name"; made if it does not exist.
+        repo_id: Repository, "user/name"; created if it does not exist.
         private: Whether a new repository is private.
         token: Token of the Hub; the stored one if None.
-        runs: Folders of repetitions with other seeds or splits, for mean and spread in the card.
-        dataset: Name on the Hub of the data set that the run was made from, if it is there.
+        runs: Folders of repetitions with other seeds or splits, for mean and standard deviation.
+        dataset: Name of the run's data set on the Hub, if it is there.
 
     Returns:
         URL of the commit.
@@ -41,12 +42,12 @@ def push_run(
     Raises:
         FileNotFoundError: If a folder holds no finished run.
         ValueError: If the repository's name is malformed, the report is of another model, or a run
-            is no repetition.
-        OSError: If the Hub refuses or cannot be reached, or the folder's model cannot be loaded.
+            is not a repetition.
+        OSError: If the Hub cannot be reached or rejects the push, or the model cannot be loaded.
     """
-    from transformers import AutoModel, AutoProcessor  # noqa: PLC0415 - only for sharing
+    from transformers import AutoModel, AutoProcessor  # noqa: PLC0415 - only for a push
 
-    from .. import baselines  # noqa: F401, PLC0415 - AutoModel knows all methods then
+    from .. import baselines  # noqa: F401, PLC0415 - registers the methods with AutoModel
 
     folder = Path(folder)
     report = public_report(read_report(folder))
@@ -61,13 +62,13 @@ def push_run(
     if report["gamma"] != model.config.calibration_gamma:
         raise ValueError(
             f"{folder}: report.json has gamma {report['gamma']}, the model "
-            f"{model.config.calibration_gamma}; expected the model that was reported on, not that "
-            "of a later run that did not finish"
+            f"{model.config.calibration_gamma}; expected the model of the report, not that of a "
+            "later, unfinished run"
         )
     card = make_card(report, model.config, repo_id, reports)
     api = HfApi(token=token)
     api.create_repo(repo_id, private=private, exist_ok=True)
-    protocol, _ = sections.protocol_of(report, imagines_labels(model.config))
+    protocol, _ = sections.protocol_of(report, trains_on_unseen(model.config))
     source = f"{api.endpoint}/{repo_id}/blob/main/report.json"
     with TemporaryDirectory() as staging:
         model.save_pretrained(staging)
@@ -87,6 +88,6 @@ def push_run(
 
 
 def _stale(files: Sequence[str]) -> list[str]:
-    """Files of an earlier push that could be loaded in the place of new ones."""
+    """Files of an earlier push that could be loaded instead of the new ones."""
     endings = (".safetensors", ".safetensors.index.json", ".bin", ".py")
     return [RESULTS_FILE, *(name for name in files if "/" not in name and name.endswith(endings))]

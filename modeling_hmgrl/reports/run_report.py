@@ -1,4 +1,4 @@
-"""What a run leaves behind about itself: versions, command, scores."""
+"""Report of a run: scores, settings, command and versions."""
 
 import platform
 import re
@@ -19,14 +19,14 @@ _PACKAGES = (
     "hmgrl", "torch", "transformers", "datasets", "accelerate", "evaluate", "huggingface_hub",
     "safetensors", "geoopt", "numpy",
 )  # fmt: skip
-# Fields of a configuration that stand elsewhere in a report, or are found by training.
+# Fields of a configuration that a report contains elsewhere, or that training determines.
 _NO_SETTINGS = (
     "text_config", "vision_config", "task", "calibration_gamma", "probability_temperature",
     "seen_labels", "generator_labels", "label_texts",
 )  # fmt: skip
 PARTS = ("seen", "unseen", "overall")
 
-# Arguments that may be others when a run goes on; all others decide what it computes.
+# Arguments that may change when a run is resumed; all others determine its results.
 FREE_ARGUMENTS = frozenset(
     {
         "output_dir", "epochs", "max_steps", "eval_batch_size", "patience", "log_steps", "tracker",
@@ -36,7 +36,7 @@ FREE_ARGUMENTS = frozenset(
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
+    """Versions of Python and of the packages that affect the results."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -47,15 +47,15 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """The command line of this process, with its program's name instead of its path."""
+    """Command line of this process, with the name of its program instead of the path."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def git_revision() -> str | None:
-    """Revision of the working tree that this package was loaded from, if it is one.
+    """Revision of the repository from which this package was imported.
 
     Returns:
-        The commit, with "+" if files differ from it; None outside of a repository.
+        The commit, with "+" if files differ from it; None outside a repository.
     """
     folder = Path(__file__).parents[1]  # the whole package
 
@@ -74,7 +74,7 @@ def git_revision() -> str | None:
 
 
 def write_run_files(folder: Path, arguments: Any) -> None:
-    """Writes what a run is about to do, before it is done: `run.json`.
+    """Writes command, arguments and versions of a run to `run.json`, before it begins.
 
     Args:
         folder: Folder of the run.
@@ -100,10 +100,10 @@ def describe_run(
         arguments: Arguments of the run.
         labels: Its label sets.
         scores: Scores by split.
-        **more: What else belongs to it, by name.
+        **more: Further fields of the report.
 
     Returns:
-        JSON-able dict, the content of ``report.json``.
+        JSON-serialisable dict, the content of ``report.json``.
     """
     encoders = {"text": config.text_config, "vision": config.vision_config}
     return {
@@ -144,10 +144,11 @@ def describe_run(
 
 
 def public_report(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy of a report that tells nothing of the machine and of single records.
+    """Returns a copy of a report without information on the machine and on single records.
 
-    Left out are the run's folders, and the records that the data report quotes (texts and files of
-    a user's own data; their counts stay). Of paths in the command the last part is kept.
+    The run's folders are omitted, as are the records that the data report quotes (texts and files
+    of the user's data; their counts remain). Paths in the command are shortened to their last
+    component.
 
     Args:
         report: Content of a run's ``report.json``.
@@ -173,11 +174,15 @@ def public_report(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def public_command(line: str, kept: Collection[Any] = ()) -> str:
-    """Shortens the paths of a command line to their last part.
+    """Shortens the paths of a command line to their last component.
 
     Args:
         line: The command line.
-        kept: Words with a slash that are no paths, such as names on the Hub and labels.
+        kept: Words with a slash that are not paths, such as names on the Hub and labels.
+
+    Examples:
+        >>> public_command("hmgrl train --data-dir /home/user/data --output-dir=runs/0")
+        'hmgrl train --data-dir data --output-dir=0'
     """
 
     def short(word: str) -> str:
@@ -188,7 +193,7 @@ def public_command(line: str, kept: Collection[Any] = ()) -> str:
         return re.split(r"[/\\]", word.rstrip("/\\"))[-1] if is_path else word
 
     words = shlex.split(line)
-    # The word behind this option is the address of a repository.
+    # The value of these options is a repository, not a path.
     before = ["", *words[:-1]]
     return shlex.join(
         word if last in ("--push-to-hub", "--repo") else short(word)
@@ -200,11 +205,11 @@ def score_table(rows: Mapping[str, dict[str, Any] | Sequence[dict[str, Any]]]) -
     """Formats scores as a Markdown table, in percent.
 
     Args:
-        rows: For each method its scores, as of :func:`metrics.evaluate_scores`; or those of
+        rows: Scores of each method, as returned by :func:`metrics.evaluate_scores`, or those of
             several runs, shown as mean ± sample standard deviation.
 
     Returns:
-        The table: accuracy and weighted F1 of seen, unseen and overall, AUSUC, gamma.
+        Table of accuracy and weighted F1 of seen, unseen and overall, AUSUC and gamma.
     """
     head = ["method", *(f"{part} {name}" for part in PARTS for name in ("acc", "F1"))]
     lines = [[*head, "AUSUC", "gamma"]]
@@ -218,13 +223,25 @@ def score_table(rows: Mapping[str, dict[str, Any] | Sequence[dict[str, Any]]]) -
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """Formats a figure, or the mean ± sample standard deviation of several."""
+    """Formats a value, or the mean ± sample standard deviation of several.
+
+    Examples:
+        >>> spread([71.0], 1), spread([71.0, 73.0], 1)
+        ('71.0', '72.0 ± 1.4')
+    """
     text = f"{statistics.fmean(values):.{digits}f}"
     return f"{text} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else text
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:
-    """Formats rows of cells, the first of them the heading, as a Markdown table."""
+    """Formats rows of cells, of which the first is the header, as a Markdown table.
+
+    Examples:
+        >>> print(markdown_table([["method", "F1"], ["hmgrl", "71.0"]]))
+        | method | F1   |
+        |--------|------|
+        | hmgrl  | 71.0 |
+    """
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     padded = [[c.ljust(w) for c, w in zip(line, widths, strict=True)] for line in lines]
     formatted = [f"| {' | '.join(line)} |" for line in padded]

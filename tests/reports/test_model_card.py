@@ -117,7 +117,7 @@ def test_several_runs_are_shown_with_their_spread():
     assert "n = 3 runs (seed 0, split 0; seed 1, split 1; seed 2, split 2)" in text
     assert "The weights here are those of seed 0, split 0." in text
     assert f"{values[0]:.1f}" in text
-    assert "3 runs prove little" in text
+    assert "3 runs are not enough for reliable comparisons." in text
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,8 @@ def test_labels_stand_with_their_texts_and_samples():
     assert re.search(r"\| fox +\| seen +\| fox +\| 11 +\| 10 +\|", text)
     assert re.search(r"\| oak +\| unseen, test +\| a tree +\| 0 +\| 10 +\|", text)
     assert "tea&#124;milk" in text  # which would end a cell
-    assert "shown to the encoder as" not in card_of().text
+    assert "| encoder input" in text
+    assert "| encoder input" not in card_of().text
 
 
 def test_what_is_missing_is_said():
@@ -154,14 +155,14 @@ def test_what_is_missing_is_said():
     assert "No test was run." in text
     text = card_of(temperature=None).text
     assert "no calibration error was measured" in text
-    assert "100 records read, 97 used; left out: no mention: 3" in text
+    assert "100 records read, 97 used; omitted: no mention: 3" in text
     assert "7 missing" in text
     assert "of the 20 with seen labels 8 share one or both" in text
     report, config = make_report(images_used=False)
     config.vision_config = None
     text = make_card(report, config, "me/model").text
     assert "This model takes text alone." in text
-    assert "Pictures took no part in training." in text
+    assert "No images were used in training." in text
 
 
 def test_old_and_bare_reports_make_a_card_too():
@@ -169,7 +170,7 @@ def test_old_and_bare_reports_make_a_card_too():
     for name in ("date", "settings", "base_models"):
         del report[name]
     text = make_card(report, config, "me/model").text
-    assert "the run recorded no more about its data" in text
+    assert "the report contains no further information about the data" in text
 
 
 @pytest.mark.parametrize("task", ["typing", "relation"])
@@ -198,17 +199,17 @@ def method_card(name, task, **settings):
 def test_every_method_has_its_card(name, task):
     card, config = method_card(name, task)
     paper, kind = PAPERS[config.model_type], METHODS[name].__name__
-    home = "modeling_hmgrl" if name == "hmgrl" else "modeling_hmgrl.baselines"
+    module = "modeling_hmgrl" if name == "hmgrl" else "modeling_hmgrl.baselines"
     assert f"| method | {paper.name} ({paper.citation}); score_function cosine" in card.text
-    assert f"| class | `{kind}` of `{home}` |" in card.text
+    assert f"| class | `{kind}` of `{module}` |" in card.text
     assert f"| {name}, these weights" in card.text
     assert (f"The method is that of {paper.name}" in card.text) == (name != "hmgrl")
     assert ("trust_remote_code" in card.text) == (name == "hmgrl")
     assert not re.search(r"\{\{|\}\}|\{%|None|nan", card.text)
     assert "\n\n\n" not in card.text
     blocks = re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL)
-    assert blocks[0].startswith(f"import {home}  # registers ")
-    assert blocks[-1].startswith(f"from {home} import {kind}\n")
+    assert blocks[0].startswith(f"import {module}  # registers ")
+    assert blocks[-1].startswith(f"from {module} import {kind}\n")
     for block in blocks:
         compile(block, "card", "exec")
         for line in block.splitlines():
@@ -254,11 +255,11 @@ def test_every_method_has_a_paper():
     assert set(PAPERS) == {method.config_class.model_type for method in METHODS.values()}
 
 
-def test_repetitions_of_a_method_that_imagines_nothing_may_differ_in_the_offered_names():
+def test_repetitions_of_a_method_without_a_generator_may_differ_in_its_labels():
     runs = [make_report(seed, vocabulary)[0] | {"method": "proto"}
             for seed, vocabulary in enumerate(("transductive", "inductive"))]  # fmt: skip
     config = tiny_method("proto").config
-    assert "2 runs prove little" in make_card(runs[0], config, "me/model", runs).text
+    assert "2 runs are not enough" in make_card(runs[0], config, "me/model", runs).text
 
 
 def test_the_report_has_the_settings_of_all_methods_and_of_its_own():
