@@ -1,6 +1,6 @@
-"""What the documentation adds to MkDocs: formulas as MathML, links in docstrings.
+"""Extensions of MkDocs for this documentation: formulas as MathML, links in docstrings.
 
-Formulas are set when the site is built, so that pages need no script and no font for them.
+Formulas are converted when the site is built, so that pages need no script and no font for them.
 """
 
 import html
@@ -11,37 +11,39 @@ import griffe
 from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 
-# As arithmatex leaves them: `\(...\)` in a line, `\[...\]` by themselves.
+# Output of arithmatex: `\(...\)` for inline formulas, `\[...\]` for displayed ones.
 _FORMULA = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
 )
-# A reference of a docstring, such as :class:`HMGRLModel` or :meth:`~trainer.HMGRLTrainer.train`.
+# A cross-reference in a docstring, such as :class:`HMGRLModel` or :meth:`~trainer.HMGRLTrainer.train`.
 _REFERENCE = re.compile(r":(?:class|func|meth|mod|data|attr):`~?([\w.]+)`")
 _VARIADIC = (griffe.ParameterKind.var_positional, griffe.ParameterKind.var_keyword)
 _PACKAGES = ("modeling_hmgrl", "dataset_scripts", "hmgrl")
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:
-    """Sets the formulas of a page; MkDocs calls it.
+    """Replaces the formulas of a page by MathML; a hook of MkDocs.
 
     Args:
         content: The page as HTML.
         page: The page.
 
     Raises:
-        PluginError: If a formula cannot be set.
+        PluginError: If a formula is invalid or contains an unknown command.
     """
 
     def set_formula(match: re.Match[str]) -> str:
         tex = html.unescape(match["tex"]).strip()
         try:
             formula = convert(tex, display="inline" if match["tag"] == "span" else "block")
-        except Exception as error:  # the library has errors of many kinds
-            raise PluginError(f"{page.file.src_uri}: {tex!r} is no formula ({error!r})") from error
-        # the name of a function is no operator sign, which would have space around it
+        except Exception as error:  # latex2mathml raises errors of many types
+            raise PluginError(
+                f"{page.file.src_uri}: {tex!r} is not a valid formula ({error!r})"
+            ) from error
+        # as an operator, the name of a function would get space on both sides
         formula = re.sub(r"<mo>([A-Za-z]{2,})</mo>", r"<mi>\1</mi>", formula)
-        if unknown := re.search(r"\\[a-zA-Z]+", formula):  # the library leaves them as they are
-            raise PluginError(f"{page.file.src_uri}: {tex!r}: {unknown[0]} is not known")
+        if unknown := re.search(r"\\[a-zA-Z]+", formula):  # latex2mathml copies unknown commands
+            raise PluginError(f"{page.file.src_uri}: {tex!r}: unknown command {unknown[0]}")
         if match["tag"] == "span":
             return formula
         return f'<div class="formula">{formula}</div>'
@@ -50,10 +52,10 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
 
 
 class Docstrings(griffe.Extension):
-    """Makes links of the references in docstrings, and tells of fields what annotations tell."""
+    """Turns cross-references in docstrings into links, and documents fields by their annotations."""
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Goes through a package that was read."""
+        """Processes a package after it was loaded; a hook of griffe."""
         self._visit(pkg)
 
     def _visit(self, part: Any) -> None:
@@ -64,7 +66,7 @@ class Docstrings(griffe.Extension):
                 lambda match: _link(part, match[1]), part.docstring.value
             )
         for parameter in getattr(part, "parameters", ()):
-            # A default that griffe makes up for *args and **kwargs, and that nobody wrote.
+            # griffe invents a default for *args and **kwargs.
             if parameter.kind in _VARIADIC:
                 parameter.default = None
         if part.is_class and _is_configuration(part):
@@ -74,13 +76,13 @@ class Docstrings(griffe.Extension):
 
 
 def _is_configuration(part: griffe.Class) -> bool:
-    """Whether a class's fields make its initializer: by `strict`, or by a base that has it."""
+    """Whether `strict`, on the class or on a base, derives the initializer from the fields."""
     strict = any(str(made.value) == "strict" for made in part.decorators)
     return strict or any(str(base) == "ZeroShotTypingConfig" for base in part.bases)
 
 
 def _initializer(part: griffe.Class) -> griffe.Function:
-    """The initializer that `strict` makes of a class's fields; griffe knows `dataclass` alone."""
+    """The initializer that `strict` derives from the fields; griffe supports only `dataclass`."""
     fields = [
         griffe.Parameter(
             attribute.name,
@@ -97,7 +99,7 @@ def _initializer(part: griffe.Class) -> griffe.Function:
 
 def _link(part: Any, name: str) -> str:
     last = name.rsplit(".", 1)[-1]
-    shown = name if name[0].isupper() else last  # of a member of a class the class too
+    shown = name if name[0].isupper() else last  # with the class of a member
     for path in _paths(part, name):
         try:
             target = part.modules_collection[path]
@@ -108,7 +110,7 @@ def _link(part: Any, name: str) -> str:
 
 
 def _paths(part: Any, name: str) -> list[str]:
-    """Where a name may be found, seen from an object."""
+    """Candidate paths of a name, relative to an object."""
     try:
         found = [part.resolve(name)]
     except griffe.NameResolutionError:

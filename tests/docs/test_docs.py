@@ -167,6 +167,16 @@ def options_known():
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_source_files_in_the_text_exist(page):
+    prose = _FENCE.sub("", (ROOT / page).read_text())
+    named = re.findall(r"`([\w./-]+\.(?:py|yaml|parquet)|[\w/]+/)`", prose)
+    home = (ROOT, ROOT / "configs" / "accelerate")
+    made = (".cache/", "logs/", "checkpoints/")  # by a run
+    missing = [n for n in named if n not in made and not any((at / n).exists() for at in home)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_options_in_the_text_exist(page):
     prose = _FENCE.sub("", (ROOT / page).read_text())
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", " ".join(re.findall(r"`[^`]+`", prose))))
