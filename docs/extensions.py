@@ -15,7 +15,7 @@ from mkdocs.exceptions import PluginError
 _FORMULA = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
 )
-# A cross-reference in a docstring, such as :class:`HMGRLModel` or :meth:`~trainer.HMGRLTrainer.train`.
+# A cross-reference of a docstring: :class:`HMGRLModel` or :meth:`~trainer.HMGRLTrainer.train`.
 _REFERENCE = re.compile(r":(?:class|func|meth|mod|data|attr):`~?([\w.]+)`")
 _VARIADIC = (griffe.ParameterKind.var_positional, griffe.ParameterKind.var_keyword)
 _PACKAGES = ("modeling_hmgrl", "dataset_scripts", "hmgrl")
@@ -52,7 +52,7 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
 
 
 class Docstrings(griffe.Extension):
-    """Turns cross-references in docstrings into links, and documents fields by their annotations."""
+    """Turns cross-references of docstrings into links, documents fields by their annotations."""
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         """Processes a package after it was loaded; a hook of griffe."""
