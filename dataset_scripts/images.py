@@ -12,16 +12,14 @@ from PIL import Image, UnidentifiedImageError
 
 from .schema import Place, RecordError, check_image_name, show
 
-# Pillow only warns between 89 and 179 megapixels; here the size is checked before decoding.
-MAX_PIXELS = 89_000_000
+# Bound and formats are those of modeling_hmgrl.images, as a test holds: what data may contain is
+# what a model can be given.
+MAX_PIXELS = 64_000_000
 
-# Named one by one because Pillow also opens formats that start a program (EPS) to be decoded.
-PICTURE_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+# Listed because Pillow also opens formats whose decoding starts a program (EPS).
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
-# How the names of such files end.
-PICTURE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
-)
+PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"))
 
 
 PictureState = Literal["found", "missing", "unreadable", "none"]

@@ -1,12 +1,12 @@
 """What the page offers to try: records of the embedded sample, and a few sentences of our own."""
 
-import io
 from dataclasses import dataclass
 
 from PIL import Image
 from pyarrow import parquet
 
 from dataset_scripts.sources import sample
+from modeling_hmgrl.images import open_image
 
 CREDITS = (
     "Sentences with pictures: WordNet 3.0 © 2006 Princeton University. Pictures: Noto Color Emoji, "
@@ -36,7 +36,7 @@ class Example:
 
     def image(self) -> Image.Image | None:
         """Returns the picture."""
-        return None if self.picture is None else Image.open(io.BytesIO(self.picture))
+        return None if self.picture is None else open_image(self.picture)
 
 
 _TYPING = (

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import rendering
-from PIL import Image, ImageOps
+from PIL import Image
 
 from modeling_hmgrl.explanation.attribution import METHODS, Explanation, explain
 from modeling_hmgrl.images import open_image
@@ -143,8 +143,7 @@ class Answers:
             content = Path(path).read_bytes()
         except OSError:
             raise ValueError("picture: the upload was deleted meanwhile, upload it again") from None
-        # photographs lie on their side and say so; the browser shows them upright
-        return ImageOps.exif_transpose(open_image(content, "picture"))
+        return open_image(content, "picture")
 
 
 def _check_text(name: str, value: Any, limit: int) -> None:

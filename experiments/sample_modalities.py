@@ -12,13 +12,11 @@ Needs scikit-learn. Prints a table in Markdown.
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from pyarrow import parquet
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
@@ -26,6 +24,8 @@ from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+from modeling_hmgrl.images import open_image
 
 SAMPLE = Path(__file__).parents[1] / "dataset_scripts" / "sample_data" / "sample.parquet"
 
@@ -61,10 +61,7 @@ def encode_pictures(pictures: Sequence[bytes], folder: str, batch_size: int) -> 
     distinct = list(dict.fromkeys(pictures))
     vectors = []
     for start in range(0, len(distinct), batch_size):
-        images = [
-            Image.open(io.BytesIO(picture)).convert("RGB")
-            for picture in distinct[start : start + batch_size]
-        ]
+        images = [open_image(picture) for picture in distinct[start : start + batch_size]]
         batch = processor(images, return_tensors="pt")
         vectors.append(model(**batch).last_hidden_state[:, 0].numpy())
     place = {picture: row for row, picture in enumerate(distinct)}

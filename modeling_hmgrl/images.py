@@ -5,7 +5,7 @@ The size is bounded before anything is decoded; hosts to fetch from are named by
 
 import io
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -23,26 +23,49 @@ from urllib.request import (
 )
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
+
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""Formats that are opened, by Pillow's names. Others start a program (EPS) or are never met."""
 
 MAX_PIXELS = 64_000_000
-"""Largest picture that is decoded, in pixels (8000 x 8000)."""
+"""Largest image that is decoded, in pixels (8000 x 8000)."""
+
+_LARGE = 16_000_000  # pixels above which an image is reduced while it is decoded
+_STRIP = 4_000_000  # pixels that are converted at a time
+_ORIENTATION = 0x0112
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-def open_image(image: Any, name: str = "image", max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Opens a picture as RGB.
+def open_image(
+    image: Any, name: str = "image", max_pixels: int = MAX_PIXELS, side: int | None = None
+) -> Image.Image:
+    """Opens an image as RGB, upright, as a person sees it.
 
     Args:
-        image: A path, encoded bytes, a PIL picture, an array (height, width[, 3 or 4]) of uint8, or
+        image: A path, encoded bytes, a PIL image, an array (height, width[, 3 or 4]) of uint8, or
             the ``{"path", "bytes"}`` of an undecoded datasets column. URLs are not fetched.
         name: How errors name the argument.
         max_pixels: Bound on width times height, checked on the header before decoding.
+        side: Length in pixels that the shorter side needs to have, such as that of a model's
+            input. An image of more than 16 megapixels is then reduced, to no less than twice that
+            length, while it is decoded. None keeps the size.
 
     Returns:
-        The picture, RGB; transparency is laid over white, more than 8 bits are scaled to 8.
+        The image, RGB: turned as its orientation tag says, transparency laid over white, 16 bits
+        and floating-point values scaled to 8 bits.
 
     Raises:
-        ValueError: If it is too large, cut off, no picture, a URL, or of another kind.
+        ValueError: If it is too large, truncated, no image of :data:`IMAGE_FORMATS`, a URL, or of
+            another type.
         FileNotFoundError: If there is no such file.
     """
     if isinstance(image, dict):
@@ -56,8 +79,9 @@ def open_image(image: Any, name: str = "image", max_pixels: int = MAX_PIXELS) ->
             )
         image = Image.fromarray(image)
     if isinstance(image, Image.Image):
+        _check_format(image, name)
         _check_size(image, name, max_pixels)
-        return _rgb(image, name)
+        return _rgb(image, name, side)
     if isinstance(image, str) and "://" in image:
         raise ValueError(f"{name}: got a URL, expected a file; download {image[:200]!r} first")
     if isinstance(image, bytes | bytearray):
@@ -66,11 +90,11 @@ def open_image(image: Any, name: str = "image", max_pixels: int = MAX_PIXELS) ->
         name, source = f"{name} {str(image)[:200]!r}", Path(image)
     else:
         raise ValueError(
-            f"{name}: got {type(image).__name__}, expected a path, bytes, a PIL picture or an array"
+            f"{name}: got {type(image).__name__}, expected a path, bytes, a PIL image or an array"
         )
     with _open(source, name, max_pixels) as opened:
         _check_size(opened, name, max_pixels)
-        return _rgb(opened, name)
+        return _rgb(opened, name, side)
 
 
 def _open(source: Any, name: str, max_pixels: int) -> Image.Image:
@@ -78,15 +102,26 @@ def _open(source: Any, name: str, max_pixels: int) -> Image.Image:
     try:
         if isinstance(source, Path) and not source.is_file():
             raise FileNotFoundError(f"{name}: no such file")
-        return Image.open(source)
+        return Image.open(source, formats=IMAGE_FORMATS)
     except FileNotFoundError:
         raise
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name}: not a picture that Pillow can read") from error
+        known = f"{', '.join(IMAGE_FORMATS[:-1])} or {IMAGE_FORMATS[-1]}"
+        raise ValueError(f"{name}: not an image, expected {known}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{name}: larger than the bound of {max_pixels} pixels") from error
     except Exception as error:  # a header that ends too soon, a name too long; readers raise any
-        raise ValueError(f"{name}: cannot be read ({str(error)[:200]})") from error
+        raise ValueError(f"{name}: cannot be read as an image") from error
+
+
+def _check_format(image: Image.Image, name: str) -> None:
+    """Refuses an image that was opened, but not yet decoded, by a reader that is not allowed."""
+    # MPO is what Pillow calls a JPEG that holds several images, as cameras write them.
+    if isinstance(image, ImageFile.ImageFile) and image.format not in (*IMAGE_FORMATS, "MPO"):
+        raise ValueError(
+            f"{name}: got an image opened as {image.format}, expected one of "
+            f"{', '.join(IMAGE_FORMATS)}; image.copy() decodes it"
+        )
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
@@ -97,19 +132,96 @@ def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
         )
 
 
-def _rgb(image: Image.Image, name: str) -> Image.Image:
+def _rgb(image: Image.Image, name: str, side: int | None) -> Image.Image:
     try:
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            layered = image.convert("RGBA")
-            white = Image.new("RGBA", layered.size, "white")
-            return Image.alpha_composite(white, layered).convert("RGB")
-        if image.mode.startswith("I;16"):  # converting as it is would cut at 255
-            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        factor = _reduction(image, side)
+        if factor > 1 and image.format in ("JPEG", "MPO"):
+            image.draft("RGB", (image.width // factor, image.height // factor))
+            factor = _reduction(image, side)
         image.load()
-        # what is RGB already is passed on, not copied: a picture may come through here twice
-        return image if image.mode == "RGB" else image.convert("RGB")
+        # what is RGB already is passed on, not copied: an image may come through here twice
+        plain = image.mode == "RGB" and "transparency" not in image.info and factor == 1
+        converted = image if plain else _convert(image, factor)
+        turn = _TRANSPOSITIONS.get(_orientation(image))
+        return converted if turn is None else converted.transpose(turn)
     except Exception as error:  # Pillow's decoders raise any
-        raise ValueError(f"{name}: cut off or damaged ({str(error)[:200]})") from error
+        raise ValueError(f"{name}: truncated or damaged") from error
+
+
+def _reduction(image: Image.Image, side: int | None) -> int:
+    """Factor by which an image may be reduced and stay large enough."""
+    if side is None or image.width * image.height <= _LARGE:
+        return 1
+    return max(1, min(image.size) // (2 * side))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The orientation tag; 1 (upright) where there is none, or damaged metadata."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # its parser raises any, and odd metadata is no reason to lose an image
+        return 1
+
+
+def _convert(image: Image.Image, factor: int) -> Image.Image:
+    """Converts a decoded image to RGB and reduces it, strip by strip to bound the memory."""
+    width, height = image.size
+    size = (-(-width // factor), -(-height // factor))
+    to_rgb = _converter(image)
+    rows = max(1, _STRIP // (width * factor)) * factor
+    if rows >= height:
+        whole = to_rgb(image)
+        return whole if factor == 1 else whole.reduce(factor)
+    result = Image.new("RGB", size)
+    for top in range(0, height, rows):
+        strip = to_rgb(image.crop((0, top, width, min(top + rows, height))))
+        result.paste(strip if factor == 1 else strip.reduce(factor), (0, top // factor))
+    return result
+
+
+def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """How the strips of an image become RGB."""
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        return _over_white
+    if image.mode.startswith("I;16"):  # converting as it is would cut at 255
+        return lambda strip: _gray(np.asarray(strip) >> 8)
+    if image.mode == "I":
+        scale = 256 if image.getextrema()[1] > 255 else 1  # type: ignore[operator]
+        return lambda strip: _gray(np.asarray(strip).clip(0) // scale)
+    if image.mode == "F":
+        return _float_converter(image)
+    if image.mode == "LAB":
+        return _lab_converter()
+    return lambda strip: strip if strip.mode == "RGB" else strip.convert("RGB")
+
+
+def _float_converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """Scales floating-point values: 0 to 1, 0 to 255, or 0 to their maximum, to 8 bits."""
+    values = np.asarray(image)
+    largest = float(values.max(initial=0, where=np.isfinite(values)))
+    bound = 1.0 if largest <= 1 else 255.0 if largest <= 255 else largest
+
+    def convert(strip: Image.Image) -> Image.Image:
+        finite = np.nan_to_num(np.asarray(strip), nan=0.0, posinf=bound, neginf=0.0)
+        return _gray(np.rint(finite.clip(0, bound) * (255 / bound)))
+
+    return convert
+
+
+def _lab_converter() -> Callable[[Image.Image], Image.Image]:
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    transform = ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
+    return lambda strip: ImageCms.applyTransform(strip, transform)  # type: ignore[return-value]
+
+
+def _gray(values: np.ndarray) -> Image.Image:
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    layered = image.convert("RGBA")
+    white = Image.new("RGBA", layered.size, "white")
+    return Image.alpha_composite(white, layered).convert("RGB")
 
 
 MAX_BYTES = 20_000_000

@@ -172,7 +172,7 @@ def make_query(
             raise ValueError(f"{place}.image: the model is of text alone, expected None")
         if is_url(image):
             image = fetch(image, image_hosts, f"{place}.image")
-        opened = open_image(image, f"{place}.image")
+        opened = open_image(image, f"{place}.image", side=processor.image_side)
         pixels = processor.encode_images([opened], 1)["pixel_values"]
         key = hashlib.sha256(pixels.numpy()).hexdigest()
     labels = record.get("labels")

@@ -268,7 +268,10 @@ class HMGRLProcessor(ProcessorMixin):
             return {}
         if not self.use_images:
             raise ValueError("images: this processor is of text alone, expected None")
-        opened = [open_image(images[index], f"sample {index}.image") for index in present]
+        opened = [
+            open_image(images[index], f"sample {index}.image", side=self.image_side)
+            for index in present
+        ]
         pixels = self.image_processor(opened, return_tensors="pt")["pixel_values"]
         mask = torch.zeros(count, dtype=torch.bool)
         mask[present] = True
@@ -277,6 +280,13 @@ class HMGRLProcessor(ProcessorMixin):
                 0, torch.tensor(present), pixels
             )
         return {"pixel_values": pixels, "image_mask": mask}
+
+    @property
+    def image_side(self) -> int | None:
+        """Longest side of what the image processor makes of an image, in pixels."""
+        sizes = [getattr(self.image_processor, name, None) for name in ("size", "crop_size")]
+        sides = [value for size in sizes for value in dict(size or {}).values() if value]
+        return max(sides, default=None)
 
     def encode_labels(
         self, labels: Sequence[str], prefix: str = "candidate"

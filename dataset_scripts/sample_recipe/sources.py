@@ -270,7 +270,8 @@ class EmojiFont:
         codes = [ord(c) for c in emoji if ord(c) != _VARIATION_SELECTOR]
         glyphs = tuple(self._characters[code] for code in codes)
         glyph = glyphs[0] if len(glyphs) == 1 else self._ligatures[glyphs]
-        drawing = Image.open(io.BytesIO(self._bitmaps[glyph].imageData)).convert("RGBA")
+        bitmap = io.BytesIO(self._bitmaps[glyph].imageData)
+        drawing = Image.open(bitmap, formats=("PNG",)).convert("RGBA")
         side = max(drawing.size)
         canvas = Image.new("RGBA", (side, side), "white")
         corner = ((side - drawing.width) // 2, (side - drawing.height) // 2)

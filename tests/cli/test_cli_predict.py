@@ -74,7 +74,7 @@ BAD = {
     b'{"text": "ada", "mention": "ada", "labels": []}': "field 'labels': got",
     b'{"text": "ada", "mention": "ada", "labels": [["x"]]}': "field 'labels': got ['x']",
     b'{"text": "ada", "mention": "ada", "image": "x.png"}': "no such file",
-    b'{"text": "ada", "mention": "ada", "image": "text.png"}': "not a picture that Pillow can read",
+    b'{"text": "ada", "mention": "ada", "image": "text.png"}': "not an image, expected JPEG",
     b'{"text": "ada", "mention": "ada", "image": "../x.png"}': "field 'image': expected a path rel",
     b'{"text": "ada", "mention": "ada", "image": "/etc/x"}': "field 'image': expected a path relat",
     b'{"text": "ada", "mention": "ada", "image": "out.png"}': "expected a picture inside the pict",

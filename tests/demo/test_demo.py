@@ -156,7 +156,7 @@ def test_what_is_missing_is_said(visit, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
     page.set_input_files("#picture input[type=file]", tmp_path / "a.png")
     page.wait_for_selector("#picture img[src*='/gradio_api/file=']", state="attached")
-    assert "Picture: not a picture that Pillow can read" in visit.error()
+    assert "Picture: not an image, expected JPEG" in visit.error()
     visit.sentence.fill("x" * 10_001)
     assert "10,001 characters, expected at most 10,000" in visit.error()
     assert "Traceback" not in page.content()

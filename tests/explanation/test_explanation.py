@@ -224,7 +224,7 @@ def test_batch_size_changes_no_fall():
         (RECORD, {"batch_size": 1.5}, r"^batch_size: got 1.5, expected 1 or more"),
         (RECORD, {"label": "ghost"}, r"^label: got 'ghost', expected one of the labels"),
         ({"text": TEXT}, {}, r"^input: expected exactly one of 'mention' and 'spans'"),
-        ({**RECORD, "image": b"no"}, {}, r"^input\.image: not a picture"),
+        ({**RECORD, "image": b"no"}, {}, r"^input\.image: not an image"),
         ({**RECORD, "image": "http://a/b.png"}, {}, r"^input\.image: .*hosts"),
         ("text", {}, r"^input: got str, expected a mapping"),
     ],

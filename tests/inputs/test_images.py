@@ -5,9 +5,13 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from modeling_hmgrl.images import MAX_PIXELS, open_image
+from dataset_scripts import images as dataset_images
+from dataset_scripts.images import picture_problem as image_problem_of
+from dataset_scripts.report.samples import thumbnail
+from modeling_hmgrl import images
+from modeling_hmgrl.images import IMAGE_FORMATS, MAX_PIXELS, open_image
 
 RED, HALF_RED = (255, 0, 0), (255, 0, 0, 128)
 
@@ -120,11 +124,91 @@ def test_first_frame_of_an_animation():
     assert open_image(data).getpixel((0, 0)) == RED
 
 
-def test_orientation_tag_does_not_turn_the_picture():
-    image = Image.new("RGB", (6, 2), "red")
-    exif = image.getexif()
-    exif[0x0112] = 6  # "rotate by 90 degrees"
-    assert open_image(encoded(image, "JPEG", exif=exif)).size == (6, 2)
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "PIL"])
+def test_the_orientation_tag_is_applied(orientation, kind):
+    pixels = np.zeros((32, 64, 3), np.uint8)
+    pixels[:16, :32] = RED
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(pixels), "JPEG" if kind == "PIL" else kind, exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    opened = open_image(Image.open(io.BytesIO(data)) if kind == "PIL" else data)
+    assert opened.size == ((64, 32) if orientation < 5 else (32, 64))
+    np.testing.assert_array_equal(np.array(opened), np.array(expected))
+
+
+def test_damaged_metadata_is_no_reason_to_lose_an_image():
+    data = encoded(Image.fromarray(noise()), "JPEG", exif=b"Exif\0\0II*\0" + b"\xff" * 40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow tells of it
+        assert open_image(data).size == (64, 48)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 100.0, 255.0], [0, 100, 255]),
+        ([0.0, 500.0, 1000.0], [0, 128, 255]),
+        ([np.nan, -1.0, np.inf], [0, 0, 255]),
+        ([0.0, 0.0, 0.0], [0, 0, 0]),
+    ],
+)
+def test_floating_point_values_are_scaled(values, expected):
+    image = Image.fromarray(np.array([values], np.float32))
+    for given in (image, encoded(image, "TIFF")):
+        opened = open_image(given)
+        assert [opened.getpixel((x, 0)) for x in range(3)] == [(v, v, v) for v in expected]
+
+
+def test_sixteen_bits_in_a_wider_integer_are_scaled():
+    image = Image.fromarray(np.array([[0, 0x8000, 0xFFFF]], np.int32))
+    opened = open_image(image)
+    assert [opened.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
+    assert open_image(Image.fromarray(np.array([[7, 255]], np.int32))).getpixel((0, 0)) == (7, 7, 7)
+
+
+# Large images
+
+
+def large(kind, mode="RGB"):
+    """An image of 20 megapixels, red in its left half."""
+    image = Image.new(mode, (5000, 4000), 0)
+    if mode == "P":
+        image.putpalette([0, 0, 255, 255, 0, 0])
+    image.paste(1 if mode == "P" else RED, (0, 0, 2500, 4000))
+    return encoded(image, kind, **({"transparency": 0} if mode == "P" else {}))
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("JPEG", "RGB"), ("PNG", "RGB"), ("PNG", "P")])
+def test_a_large_image_is_reduced_where_a_side_is_asked_for(kind, mode):
+    data = large(kind, mode)
+    assert open_image(data).size == (5000, 4000)
+    small = open_image(data, side=224)
+    assert 448 <= min(small.size) < 1000
+    assert small.width / small.height == pytest.approx(5 / 4, rel=0.01)
+    assert small.getpixel((5, 5)) == pytest.approx(RED, abs=2)
+    right = small.getpixel((small.width - 5, small.height - 5))
+    assert right == pytest.approx((255, 255, 255) if mode == "P" else (0, 0, 0), abs=2)
+
+
+def test_an_image_of_ordinary_size_is_not_reduced():
+    pixels = noise(2000, 3000)
+    np.testing.assert_array_equal(np.array(open_image(pixels, side=224)), pixels)
+
+
+def test_strips_are_what_the_whole_is(monkeypatch):
+    rng = np.random.default_rng(1)
+    image = Image.fromarray(rng.integers(0, 256, (75, 41, 4), dtype=np.uint8), "RGBA")
+    whole = np.array(open_image(image))
+    monkeypatch.setattr(images, "_STRIP", 41 * 10)
+    np.testing.assert_array_equal(np.array(open_image(image)), whole)
+    monkeypatch.setattr(images, "_LARGE", 100)
+    reduced = np.array(open_image(image, side=7)).astype(int)
+    assert reduced.shape == (38, 21, 3)
+    expected = np.array(Image.fromarray(whole).reduce(2)).astype(int)
+    assert abs(reduced - expected).max() <= 1
 
 
 # What is refused
@@ -134,7 +218,9 @@ def test_orientation_tag_does_not_turn_the_picture():
 @pytest.mark.parametrize("share", [0.5, 0.9])
 def test_cut_off_picture_is_refused(kind, share):
     data = encoded(Image.fromarray(noise()), kind)
-    with pytest.raises(ValueError, match=r"^sample 3\.image: (cut off or damaged|cannot be read)"):
+    with pytest.raises(
+        ValueError, match=r"^sample 3\.image: (truncated or damaged|cannot be read)"
+    ):
         open_image(data[: int(len(data) * share)], "sample 3.image")
 
 
@@ -147,7 +233,7 @@ def test_cut_off_header_is_refused(length):
 def test_flipped_bit_is_refused():
     data = bytearray(encoded(Image.fromarray(noise())))
     data[len(data) // 2] ^= 0xFF
-    with pytest.raises(ValueError, match="cut off or damaged"):
+    with pytest.raises(ValueError, match="truncated or damaged"):
         open_image(bytes(data))
 
 
@@ -155,12 +241,70 @@ def test_flipped_bit_is_refused():
     "data", [b"", b"<svg></svg>", b"PK\x03\x04 archive", "{}".encode("utf-16")]
 )
 def test_what_is_no_picture_is_refused(data, tmp_path):
-    with pytest.raises(ValueError, match=r"^sample 0\.image: not a picture"):
+    with pytest.raises(
+        ValueError, match=r"^sample 0\.image: not an image, expected JPEG, PNG, .* or TIFF$"
+    ):
         open_image(data, "sample 0.image")
     file = tmp_path / "x.jpg"
     file.write_bytes(data)
-    with pytest.raises(ValueError, match=r"^sample 0\.image '.*x\.jpg': not a picture"):
+    with pytest.raises(ValueError, match=r"^sample 0\.image '.*x\.jpg': not an image"):
         open_image(file, "sample 0.image")
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """A stand-in for the PostScript interpreter; the file it leaves shows that it ran."""
+    ran = tmp_path / "ran"
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    script = folder / "gs"
+    script.write_text(f"#!/bin/sh\necho ran > {ran}\nexit 1\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    with pytest.raises(Exception):  # noqa: B017, PT011 - it decodes nothing
+        Image.open(io.BytesIO(EPS)).load()
+    assert ran.exists(), "Pillow itself starts it"
+    ran.unlink()
+    return ran
+
+
+def test_no_program_is_started_to_decode_an_image(program, tmp_path):
+    file = tmp_path / "a.jpg"
+    file.write_bytes(EPS)
+    for given in (EPS, file, {"bytes": EPS}, Image.open(io.BytesIO(EPS))):
+        with pytest.raises(ValueError, match=r"^image.*expected (one of )?JPEG, PNG"):
+            open_image(given)
+    assert "expected one of" in image_problem_of(EPS)
+    assert "expected one of" in image_problem_of(file)
+    assert thumbnail({"bytes": EPS, "path": None}) is None
+    assert not program.exists()
+
+
+def test_both_packages_open_the_same_images(tmp_path):
+    assert dataset_images.PICTURE_FORMATS == IMAGE_FORMATS
+    assert dataset_images.MAX_PIXELS == MAX_PIXELS
+    image = Image.fromarray(noise())
+    given = {kind: encoded(image, kind) for kind in (*IMAGE_FORMATS, "PPM", "ICO", "TGA", "PDF")}
+    given |= {f"half a {kind}": data[: len(data) // 2] for kind, data in given.items()}
+    given |= {mode: encoded(image.convert(mode)) for mode in ("1", "L", "P", "RGBA", "LA")}
+    given |= {mode: encoded(image.convert(mode), "TIFF") for mode in ("CMYK", "F", "I", "LAB")}
+    given |= {"nothing": b"", "too large": png_header(8000, 8001), "EPS": EPS}
+    verdicts = {}
+    for name, data in given.items():
+        try:
+            open_image(data)
+            verdicts[name] = True
+        except ValueError:
+            verdicts[name] = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        accepted = {name: image_problem_of(data) is None for name, data in given.items()}
+    assert accepted == verdicts
+    assert 10 < sum(verdicts.values()) < len(verdicts) - 8
 
 
 # Pillow itself warns from 89 megapixels on and refuses from 179 on.

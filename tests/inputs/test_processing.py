@@ -245,7 +245,7 @@ def test_processor_of_text_alone():
         ({"images": [None]}, r"^images: got 1 samples, expected 2 as of text"),
         ({"images": Image.new("RGB", (4, 4))}, r"^images: got Image, expected a list"),
         ({"images": "a.png"}, r"^images: got str, expected a list"),
-        ({"images": [None, b"x"]}, r"^sample 1\.image: not a picture"),
+        ({"images": [None, b"x"]}, r"^sample 1\.image: not an image"),
         ({"images": [None, 3]}, r"^sample 1\.image: got int, expected a path"),
         (
             {"images": [None, "https://x.org/a.png"]},

@@ -359,7 +359,7 @@ FAULTS = [
     ({"spans": [[0, 1], [2, 3]]}, r"\.spans: got 2 spans, expected 1"),
     ({"spans": None, "mention": "hen"}, r"\.mention: 'hen' occurs nowhere"),
     ({"spans": None, "mention": ["fox", "the"]}, r"\.mention: got 2 mentions, expected 1"),
-    ({"image": b"x"}, r"\.image: not a picture"),
+    ({"image": b"x"}, r"\.image: not an image"),
     ({"image": "a/b.png"}, r"\.image 'a/b\.png': no such file"),
     ({"image": 5}, r"\.image: got int, expected a path"),
     ({"labels": []}, r"\.labels: got \[\], expected a list of at least one"),
