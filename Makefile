@@ -19,7 +19,7 @@ help:
 	@echo "make quickstart  install, train on the embedded sample, print scores, predict"
 	@echo "make demo        show the quick start's model on a page"
 	@echo "make docs        build the documentation into build/site"
-	@echo "make test        install, run the tests"
+	@echo "make test        install, run the tests on all cores"
 	@echo "make lint        ruff and mypy"
 	@echo "make format      format the code"
 	@echo "make benchmark   time and memory of a training step against the original's way"
@@ -51,7 +51,7 @@ docs: $(BIN)/installed-dev
 	$(BIN)/mkdocs build --strict
 
 test: $(BIN)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(BIN)/installed-dev
 	$(BIN)/ruff check .

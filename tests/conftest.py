@@ -7,7 +7,10 @@ import pytest
 import torch
 from tiny_world import save_backbones
 
-torch.set_num_threads(1)  # threads only wait for each other on tensors as tiny as the tests'
+# Threads only wait for each other on tensors as tiny as the tests', and workers of pytest-xdist
+# and the processes that tests start share the cores.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

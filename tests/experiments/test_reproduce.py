@@ -5,17 +5,26 @@ import json
 from dataclasses import replace
 
 import comparison
+import draw_representations
 import grid
 import numpy as np
 import pytest
 import reproduce
-from tiny_world import save_backbones
+from datasets import DatasetDict
 
 
 @pytest.fixture
-def small(tmp_path, monkeypatch):
-    """A setting of tiny encoders and three steps, in a folder of its own."""
-    text, vision = save_backbones(tmp_path / "backbones")
+def small(tmp_path, monkeypatch, backbones):
+    """A setting of tiny encoders, an eighth of the sample and three steps, in its own folder."""
+    text, vision = backbones
+    load = grid._data
+
+    def eighth(*arguments):
+        data = load(*arguments)
+        parts = {name: rows.select(range(0, len(rows), 8)) for name, rows in data.splits.items()}
+        return replace(data, splits=DatasetDict(parts))
+
+    monkeypatch.setattr(grid, "_data", eighth)
     setting = grid.Setting(
         text,
         vision,
@@ -155,6 +164,9 @@ def test_ablations_hold_an_inductive_run(small):
 
 def test_figure_6_draws_a_model_that_is_kept(small, monkeypatch):
     command = ["--figure", "6", "--task", "met", "--seeds", "1", "--out", str(small)]
+    draw = draw_representations.main
+    few = ["--limit", "100", "--prototype-limit", "40", "--steps", "50"]
+    monkeypatch.setattr(draw_representations, "main", lambda argv: draw([*argv, *few]))
     reproduce.main(command)
     for name in ("sphere.png", "poincare.svg", "layout.json"):
         assert (small / "figure6-met-frozen-corrected" / name).stat().st_size > 10_000
