@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from modeling_hmgrl.explanation.attribution import Explanation, heat_over
+from modeling_hmgrl.explanation.attribution import Explanation, overlay_heatmap
 
 SHOWN_LABELS = 10
 """Labels that get a bar."""
@@ -225,7 +225,7 @@ def _picture(image: Image.Image, found: Explanation, heats: np.ndarray, caption:
     factor = max(factor, min(_LEAST_SIDE / max(image.size), _MOST_ENLARGED))
     size = [max(round(factor * side), 1) for side in image.size]
     box = None if found.picture_box is None else [factor * side for side in found.picture_box]
-    drawn = heat_over(image.resize(size, Image.Resampling.LANCZOS), heats, box, scale=1.0)
+    drawn = overlay_heatmap(image.resize(size, Image.Resampling.LANCZOS), heats, box, scale=1.0)
     buffer = io.BytesIO()
     drawn.save(buffer, format="JPEG", quality=_JPEG_QUALITY)
     content = base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,7 +1,7 @@
-"""Why a prediction came out as it did: attributions, heatmaps, prototypes and neighbours."""
+"""Explanation of predictions by attributions, heatmaps, prototypes and nearest samples."""
 
 from .attribution import Explanation, explain
-from .heatmap import heat_over
+from .heatmap import overlay_heatmap
 from .prototypes import Prototypes
 
-__all__ = ["Explanation", "Prototypes", "explain", "heat_over"]
+__all__ = ["Explanation", "Prototypes", "explain", "overlay_heatmap"]

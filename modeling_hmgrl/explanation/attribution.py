@@ -1,18 +1,17 @@
-"""What a prediction rests on: where the fusion's attention looks, or what the score loses.
+"""Attribution of predictions to words and image regions, by attention or by occlusion.
 
-Two methods, which answer different questions:
+The two methods answer different questions:
 
-* "attention" shows the weights with which the model pools tokens: of text and picture in HMGRL's
-  fusion and MG-VMoE's, of the text in other methods. Methods that pool by no attention, or by one
-  for each label, have none to show. The weights say what is mixed into the representation, not what
-  decides: a token of much weight may carry nothing about the label, the encoders have mixed the
-  tokens before, and mentions enter the representation a second time, past the pooling. With
-  ``config.attention == "additive"``, the paper's form, the mention does not even steer the weights
-  (it cancels in the softmax).
-* "occlusion" hides one word, or one region of the picture, at a time and shows how much the score
-  of the label falls. It costs one pass for each, and tells what the model needed. Parts that stand
-  in for each other hide one another: masking either alone then changes little. It works with every
-  method.
+* "attention" returns the weights with which the model pools tokens: of text and image in the fusion
+  of HMGRL and MG-VMoE, of the text in other methods. It is not available for methods that pool
+  without attention or with separate attention for each label. The weights state what enters the
+  representation, not what determines the prediction: a token of high weight may be irrelevant to
+  the label, the encoders have mixed the tokens before, and mentions also enter the representation
+  without pooling. With ``config.attention == "additive"``, as in the paper, the weights do not even
+  depend on the mention (it cancels in the softmax).
+* "occlusion" hides one word or one region of the image at a time and measures by how much the score
+  of the label decreases. Each costs one forward pass. If two parts are redundant, hiding one of
+  them changes the score little. It is available for every method.
 """
 
 import math
@@ -31,23 +30,23 @@ from ..entity_markers import MarkedText, Span
 from ..images import fetch, is_url, open_image
 from ..pipeline_inputs import Query
 from ..ranking import Prediction
-from .heatmap import Box, heat_over, patch_grid, visible_box
+from .heatmap import Box, overlay_heatmap, patch_grid, visible_box
 
 METHODS = ("attention", "occlusion")
 
-# Scripts without spaces whose characters tokenizers take one by one; kana are among them.
+# Scripts without spaces that tokenizers split into characters, including kana.
 _IDEOGRAPHS = (("\u2e80", "\u9fff"), ("\uf900", "\ufaff"), ("\U00020000", "\U0003ffff"))
 
 
 @dataclass(frozen=True)
 class WordWeight:
-    """A word and what it weighs.
+    """A word and its weight.
 
     Attributes:
-        start: Where it starts in the text, in characters.
-        end: Where it ends, exclusive.
+        start: Start in the text, in characters.
+        end: End in the text, exclusive.
         text: The word.
-        weight: Its share, or by how much the score falls without it.
+        weight: Its share of the attention, or the decrease of the score without it.
     """
 
     start: int
@@ -58,28 +57,29 @@ class WordWeight:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where a prediction comes from.
+    """Attribution of a prediction.
 
-    With ``method == "attention"`` all weights are shares: ``words``, ``special``, ``picture`` and
-    ``picture_class`` sum to 1. With "occlusion" they are falls of the label's calibrated score (in
-    units of the score); below 0 where the score rose.
+    With ``method == "attention"``, all weights are shares: ``words``, ``special``, ``picture`` and
+    ``picture_class`` sum to 1. With "occlusion", they are decreases of the label's calibrated
+    score; negative if the score increased.
 
     Attributes:
-        prediction: What was predicted.
-        words: The words that the model was shown, in the order of the text. Those that were cut off
-            a long text are not among them (``prediction["window"]``).
-        special: Share of markers and special tokens, and of padding where it is not masked; 0 for
+        prediction: The prediction.
+        words: Words of the model's input, in the order of the text. Words beyond the maximum length
+            are omitted (``prediction["window"]``).
+        special: Share of markers and special tokens, and of padding if it is not masked; 0 for
             occlusion.
-        picture: Weights of the picture's patches, shape (rows, columns); of its regions for
-            occlusion. None without a picture.
-        picture_class: Share of what the image encoder puts before the patches: class token,
-            registers; 0 for occlusion.
-        text_share: Share of words and special tokens; for occlusion the fall with all words hidden.
-        picture_share: Share of the picture; for occlusion the fall without it.
+        picture: Weights of the image's patches, or of its regions for occlusion, shape
+            (rows, columns); None without an image.
+        picture_class: Share of the image tokens before the patches (class token, registers); 0 for
+            occlusion.
+        text_share: Share of words and special tokens; for occlusion, the decrease with all words
+            hidden.
+        picture_share: Share of the image; for occlusion, the decrease without it.
         method: "attention" or "occlusion".
-        label: The label whose score occlusion looks at.
-        picture_box: The part of the picture that ``picture`` covers; less than the whole where the
-            processor crops. None without a picture.
+        label: Label whose score occlusion measures.
+        picture_box: Part of the image that ``picture`` covers, smaller than the image if the
+            processor crops; None without an image.
     """
 
     prediction: Prediction
@@ -110,20 +110,37 @@ def explain(
     Args:
         pipe: A :class:`ZeroShotTypingPipeline`.
         record: Mapping with the fields of the pipeline's inputs: ``text``, ``mention`` or
-            ``spans``, and perhaps ``occurrence``, ``image`` and ``labels``.
-        labels: Labels to choose from, as of the pipeline; the record's own go before.
-        method: "attention" or "occlusion"; what they say is above, in the text of this module.
-        label: Label whose score occlusion looks at; the predicted one by default.
-        regions: Occlusion hides regions of a grid of that many rows and columns; each costs a pass
-            of the image encoder.
-        batch_size: Variants encoded at once for occlusion.
-        **options: Further ones of the pipeline: ``seen``, ``top_k``, ``image_hosts``.
+            ``spans``, and optionally ``occurrence``, ``image`` and ``labels``.
+        labels: Candidate labels, as for the pipeline; those of the record take precedence.
+        method: "attention" or "occlusion", described in :mod:`attribution`.
+        label: Label whose score occlusion measures; the predicted one by default.
+        regions: Number of rows and of columns of the grid of image regions for occlusion; each
+            region costs a pass of the image encoder.
+        batch_size: Number of variants encoded at once for occlusion.
+        **options: Further options of the pipeline: ``seen``, ``top_k``, ``image_hosts``.
 
     Returns:
         The explanation.
 
     Raises:
-        ValueError: Naming the argument and what was expected.
+        ValueError: If an argument or a field of the record is invalid.
+
+    Examples:
+        >>> from transformers import BertConfig, BertTokenizer, ViTImageProcessorPil
+        >>> from modeling_hmgrl import HMGRLConfig, HMGRLForZeroShotTyping
+        >>> from modeling_hmgrl import HMGRLProcessor, ZeroShotTypingPipeline
+        >>> words = "[PAD] [UNK] [CLS] [SEP] [MASK] * the fox saw animal tool".split()
+        >>> tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+        >>> processor = HMGRLProcessor(ViTImageProcessorPil(), tokenizer, use_images=False)
+        >>> text_config = BertConfig(
+        ...     vocab_size=len(words), hidden_size=16, num_attention_heads=2, num_hidden_layers=1
+        ... )
+        >>> model = HMGRLForZeroShotTyping(HMGRLConfig(text_config=text_config)).eval()
+        >>> model.add_markers(processor)
+        >>> pipe = ZeroShotTypingPipeline(model, processor, device="cpu")
+        >>> found = explain(pipe, {"text": "the fox", "mention": "fox"}, ["animal", "tool"])
+        >>> [word.text for word in found.words], round(found.text_share, 3)
+        (['the', 'fox'], 1.0)
     """
     if method not in METHODS:
         raise ValueError(f"method: got {method!r}, expected 'attention' or 'occlusion'")
@@ -132,14 +149,14 @@ def explain(
             raise ValueError(f"{name}: got {value!r}, expected 1 or more")
     call = pipe.parse_call({**options, "labels": labels, "on_error": "raise"})
     image = record.get("image") if isinstance(record, Mapping) else None
-    if image is not None:  # opened here, once, as its size is needed
+    if image is not None:  # opened once, as its size is required below
         image = fetch(image, call.image_hosts, "input.image") if is_url(image) else image
         image = open_image(image, "input.image")
         record = {**record, "image": image}
     query: Query = pipe.prepare(call, (record, "input"))
     candidates = query.labels or pipe.candidates(call.labels)
     if label is not None and label not in candidates.names:
-        raise ValueError(f"label: got {label!r}, expected one of the labels to choose from")
+        raise ValueError(f"label: got {label!r}, expected one of the candidate labels")
     prediction = pipe.predict_batch([query], candidates, call)[0]
     label = prediction["label"] if label is None else label
     [marked] = pipe.processor.mark([query.text], [query.spans], with_offsets=True)
@@ -155,37 +172,41 @@ def explain(
 
 @dataclass(frozen=True)
 class _Word:
-    """A word with the share of each of its tokens, as token index to share."""
+    """A word with the share of each of its tokens, by token index."""
 
     start: int
     end: int
     text: str
     tokens: dict[int, float]
 
-    def weighing(self, weight: float) -> WordWeight:
+    def with_weight(self, weight: float) -> WordWeight:
         return WordWeight(self.start, self.end, self.text, weight)
 
 
 def _kind(character: str) -> Any:
-    """What a character belongs to; characters of one kind in a row make a word."""
+    """Kind of a character; consecutive characters of equal kind form a word."""
     if character.isspace():
         return None
     group = category(character)[0]
     if group in "PS" or any(low <= character <= high for low, high in _IDEOGRAPHS):
-        return object()  # equal to no other: stands by itself
+        return object()  # equal to no other, so that the character is a word of its own
     return "word"
 
 
 def split_words(text: str, start: int = 0, end: int | None = None) -> list[Span]:
-    """Splits a text into words, each punctuation mark and each ideograph by itself.
+    """Splits a text into words; punctuation marks and ideographs are separate words.
 
     Args:
         text: Text.
-        start: Where to start.
-        end: Where to end, exclusive.
+        start: Character offset of the part to split.
+        end: Its end, exclusive.
 
     Returns:
         Character offsets of the words, end exclusive.
+
+    Examples:
+        >>> split_words("a fox, 狐狸")
+        [(0, 1), (2, 5), (5, 6), (7, 8), (8, 9)]
     """
     words, at = [], start
     for kind, characters in groupby(text[start:end], key=_kind):
@@ -197,9 +218,9 @@ def split_words(text: str, start: int = 0, end: int | None = None) -> list[Span]
 
 
 def _words(text: str, marked: MarkedText) -> list[_Word]:
-    """The words that were kept of a text, with their tokens.
+    """Words of the model's input with their tokens.
 
-    A token that reaches over several words is shared out by characters.
+    A token that covers several words is divided among them by number of characters.
     """
     spans = [
         span
@@ -229,19 +250,20 @@ def _words(text: str, marked: MarkedText) -> list[_Word]:
 
 
 def _attention(pipe: Any, query: Query, marked: MarkedText, words: list[_Word]) -> dict[str, Any]:
-    """The shares of the model's attention."""
+    """Shares of the model's attention."""
     with torch.inference_mode():
         encoded = pipe.encode([query], [marked])
-    if getattr(encoded, "attention", None) is None:  # an exported model, or a method without
+    if getattr(encoded, "attention", None) is None:  # an exported model or another method
         raise ValueError(
             "method: the model returns no attention (it is of the type "
-            f"{pipe.model.config.model_type!r}), expected 'occlusion', which works with every model"
+            f"{pipe.model.config.model_type!r}), expected 'occlusion', which is available for "
+            "every model"
         )
     weights = encoded.attention[0].double().cpu()
     count = pipe.processor.pad([marked.ids])["input_ids"].shape[1]
     text, image = weights[:count], weights[count:]
-    weighed = [
-        word.weighing(sum(share * float(text[i]) for i, share in word.tokens.items()))
+    weighted = [
+        word.with_weight(sum(share * float(text[i]) for i, share in word.tokens.items()))
         for word in words
     ]
     parts: dict[str, Any] = {"picture": None, "picture_class": 0.0}
@@ -252,8 +274,8 @@ def _attention(pipe: Any, query: Query, marked: MarkedText, words: list[_Word]) 
         parts["picture"] = image[prefix:].reshape(rows, columns).numpy()
         parts["picture_class"] = float(image[:prefix].sum())
     return {
-        "words": weighed,
-        "special": float(text.sum()) - math.fsum(word.weight for word in weighed),
+        "words": weighted,
+        "special": float(text.sum()) - math.fsum(word.weight for word in weighted),
         "text_share": float(text.sum()),
         "picture_share": float(image.sum()),
         **parts,
@@ -269,15 +291,15 @@ def _occlusion(
     regions: int,
     batch_size: int,
 ) -> dict[str, Any]:
-    """The falls of a label's score with parts of the input hidden."""
+    """Decreases of a label's score with parts of the input hidden."""
     tokenizer = pipe.processor.tokenizer
-    hidden = tokenizer.mask_token_id
-    hidden = tokenizer.unk_token_id if hidden is None else hidden
-    if hidden is None:
+    mask = tokenizer.mask_token_id
+    mask = tokenizer.unk_token_id if mask is None else mask
+    if mask is None:
         raise ValueError("method: the tokenizer has no mask token, expected 'attention'")
     variants = [set[int](), *(set(word.tokens) for word in words)]
     variants.append(set().union(*variants))
-    texts = [[hidden if i in gone else t for i, t in enumerate(marked.ids)] for gone in variants]
+    texts = [[mask if i in hidden else t for i, t in enumerate(marked.ids)] for hidden in variants]
     pixels = query.pixels
     jobs: Iterable[tuple[list[int], Tensor | None]] = [(ids, pixels) for ids in texts]
     if pixels is not None:
@@ -285,20 +307,20 @@ def _occlusion(
         parts = ((marked.ids, part) for part in _hidden_regions(pixels, rows, columns))
         jobs = chain(jobs, [(marked.ids, None)], parts)
     scores = list(_scores(pipe, marked, jobs, vector, batch_size))
-    falls = [scores[0] - score for score in scores[1:]]
+    drops = [scores[0] - score for score in scores[1:]]
     count = len(words)
     return {
-        "words": [word.weighing(fall) for word, fall in zip(words, falls, strict=False)],
+        "words": [word.with_weight(drop) for word, drop in zip(words, drops, strict=False)],
         "special": 0.0,
-        "text_share": falls[count],
-        "picture_share": 0.0 if pixels is None else falls[count + 1],
-        "picture": None if pixels is None else np.array(falls[count + 2 :]).reshape(rows, columns),
+        "text_share": drops[count],
+        "picture_share": 0.0 if pixels is None else drops[count + 1],
+        "picture": None if pixels is None else np.array(drops[count + 2 :]).reshape(rows, columns),
         "picture_class": 0.0,
     }
 
 
 def _hidden_regions(pixels: Tensor, rows: int, columns: int) -> Iterator[Tensor]:
-    """The picture (1, 3, height, width) with a region at a time in the picture's mean colour."""
+    """The image (1, 3, height, width) with one region at a time replaced by its mean colour."""
     mean = pixels.mean((2, 3), keepdim=True)
     height, width = pixels.shape[-2:]
     for row in range(rows):
@@ -318,13 +340,13 @@ def _scores(
     vector: Tensor,
     batch_size: int,
 ) -> Iterator[float]:
-    """Scores of pairs of token ids and picture against one label vector (d_p,), in order.
+    """Scores of pairs of token ids and image against one label vector (d_p,), in order.
 
-    gamma is the same in all of them and cancels in differences.
+    gamma is not subtracted, as it cancels in differences of scores.
     """
     stream = iter(jobs)
     while part := list(islice(stream, batch_size)):
-        # one object is one picture: the pipeline encodes each key once
+        # Identical objects share a key, as the pipeline encodes the image of each key once.
         queries = [
             Query("", [], pixels, None if pixels is None else str(id(pixels)), None)
             for _, pixels in part
@@ -334,4 +356,4 @@ def _scores(
         yield from pipe.model.score(encoded, vector.unsqueeze(0))[:, 0].double().tolist()
 
 
-__all__ = ["METHODS", "Explanation", "WordWeight", "explain", "heat_over", "split_words"]
+__all__ = ["METHODS", "Explanation", "WordWeight", "explain", "overlay_heatmap", "split_words"]

@@ -1,4 +1,4 @@
-"""Weights of patches over a picture: their grid, the part they cover, the drawing."""
+"""Heatmaps of patch weights over an image: the grid of patches, the visible part, the overlay."""
 
 from typing import Any
 
@@ -8,33 +8,37 @@ from PIL import Image
 from ..images import open_image
 
 Box = tuple[float, float, float, float]
-"""Left, top, right, bottom in pixels of a picture."""
+"""Left, top, right and bottom in pixels of an image."""
 
 MAX_SIDE = 1024
-"""Longer side, in pixels, of the largest picture that is drawn."""
+"""Maximum length of the longer side of a heatmap, in pixels."""
 
-# More tokens before the patches than any encoder has (class, distillation, up to 16 registers).
+# Upper bound on the tokens before the patches (class, distillation, up to 16 registers).
 _MOST_PREFIX_TOKENS = 32
-# Vermillion and blue of Okabe and Ito's palette, told apart with any kind of colour blindness.
+# Vermillion and blue of Okabe and Ito's palette, which remain distinct in colour blindness.
 _GAIN, _LOSS = (213, 94, 0), (0, 114, 178)
 
 
 def patch_grid(config: Any, tokens: int, height: int, width: int) -> tuple[int, int]:
-    """The grid of patches among an image encoder's tokens, of which the last ones are patches.
+    """Infers the grid of patches from the number of an image encoder's tokens.
 
     Args:
-        config: The image encoder's config; its ``patch_size`` is read.
-        tokens: How many tokens it returns, those before the patches included: class token,
-            distillation token, registers.
-        height: Height of the pixels it is given.
-        width: Their width.
+        config: The image encoder's config, whose ``patch_size`` is read.
+        tokens: Number of tokens that it returns, including those before the patches (class token,
+            distillation token, registers).
+        height: Height of its input in pixels.
+        width: Width of its input in pixels.
 
     Returns:
-        Rows and columns. Encoders that merge patches as they go (2 x 2, repeatedly) are known by
-        the number of their tokens.
+        Rows and columns. Repeated merging of 2 x 2 patches is inferred from the number of tokens.
 
     Raises:
-        ValueError: If the tokens are no grid.
+        ValueError: If the tokens do not form a grid.
+
+    Examples:
+        >>> from transformers import ViTConfig
+        >>> patch_grid(ViTConfig(patch_size=16), tokens=1 + 14 * 14, height=224, width=224)
+        (14, 14)
     """
     patch = getattr(config, "patch_size", None)
     sides = (patch, patch) if isinstance(patch, int) else tuple(patch or ())
@@ -42,29 +46,34 @@ def patch_grid(config: Any, tokens: int, height: int, width: int) -> tuple[int, 
         for merged in (1, 2, 4, 8, 16):
             rows, columns = height // (sides[0] * merged), width // (sides[1] * merged)
             prefix = tokens - rows * columns
-            # encoders that merge patches put nothing before them
+            # Encoders that merge patches have no tokens before them.
             if rows * columns and 0 <= prefix <= (_MOST_PREFIX_TOKENS if merged == 1 else 0):
                 return rows, columns
     raise ValueError(
         f"image encoder {getattr(config, 'model_type', type(config).__name__)!r}: {tokens} tokens "
-        f"of {height} x {width} pixels with patch_size {patch!r} are no grid of patches, expected "
+        f"of {height} x {width} pixels with patch_size {patch!r} form no grid of patches, expected "
         "an encoder of patches"
     )
 
 
 def visible_box(image_processor: Any, size: tuple[int, int]) -> Box:
-    """The part of a picture that the model sees.
+    """Returns the part of an image that the model sees.
 
-    Scaling, to a fixed size or by the shortest edge, shows all of a picture; a center crop after it
-    does not. Processors that pad or tile pictures are not covered.
+    Resizing, to a fixed size or by the shortest edge, preserves the whole image; a subsequent
+    center crop does not. Processors that pad or tile images are not supported.
 
     Args:
         image_processor: An image processor of transformers.
-        size: Width and height of the picture in pixels.
+        size: Width and height of the image in pixels.
 
     Returns:
-        Left, top, right, bottom in pixels of the picture. With a crop larger than the picture,
-        which is then padded, they lie outside of it.
+        Left, top, right and bottom in pixels of the image. They lie outside it if the crop is
+        larger than the image, which is then padded.
+
+    Examples:
+        >>> from transformers import ViTImageProcessorPil
+        >>> visible_box(ViTImageProcessorPil(), (640, 480))
+        (0.0, 0.0, 640.0, 480.0)
     """
     width, height = size
     if not getattr(image_processor, "do_center_crop", False):
@@ -84,30 +93,36 @@ def visible_box(image_processor: Any, size: tuple[int, int]) -> Box:
     return (0.5 - x) * width, (0.5 - y) * height, (0.5 + x) * width, (0.5 + y) * height
 
 
-def heat_over(
+def overlay_heatmap(
     image: Any,
     weights: np.ndarray,
     box: Box | None = None,
     strength: float = 0.75,
     scale: float | None = None,
 ) -> Image.Image:
-    """Lays weights over a picture as heat: orange for positive ones, blue for negative ones.
+    """Overlays an image with a heatmap: orange for positive weights, blue for negative ones.
 
-    A weight of 0 has no colour.
+    A weight of 0 is transparent.
 
     Args:
-        image: The picture, as of :func:`images.open_image`.
-        weights: Shape (rows, columns), as of :attr:`Explanation.picture`.
-        box: What of the picture they cover, :attr:`Explanation.picture_box`; all of it if None.
-        strength: Cover of the full colour, from 0 to 1.
-        scale: Weight that has the full colour; the largest one by default, which makes tiny weights
-            look as strong as large ones.
+        image: The image, as for :func:`images.open_image`.
+        weights: Shape (rows, columns), such as :attr:`Explanation.picture`.
+        box: Part of the image that they cover, such as :attr:`Explanation.picture_box`; the whole
+            image if None.
+        strength: Opacity of the full colour, in [0, 1].
+        scale: Absolute weight of the full colour; by default the largest one, which shows small
+            weights as strongly as large ones.
 
     Returns:
-        The picture in RGB, half drained of colour, scaled down to at most ``MAX_SIDE``.
+        The image in RGB with reduced saturation, scaled down to at most ``MAX_SIDE``.
 
     Raises:
-        ValueError: If the weights are no finite matrix, or an argument is out of its range.
+        ValueError: If the weights are not a finite matrix, or an argument is out of range.
+
+    Examples:
+        >>> image = Image.new("RGB", (96, 64))
+        >>> overlay_heatmap(image, np.array([[0.0, 0.5], [-0.25, 1.0]])).size
+        (96, 64)
     """
     opened = open_image(image)
     values = np.asarray(weights, dtype=np.float32)
@@ -126,16 +141,16 @@ def heat_over(
     size = (max(right - left, 1), max(bottom - top, 1))
     largest = float(np.abs(values).max()) if scale is None else scale
     values = values / max(largest, float(np.finfo(np.float32).tiny))  # weights may all be 0
-    # linear between patches: a smoother filter overshoots into colours that no patch has
-    heat = Image.fromarray(values).resize(size, Image.Resampling.BILINEAR)
+    # Bilinear, as smoother filters overshoot the weights of the patches.
+    heatmap = Image.fromarray(values).resize(size, Image.Resampling.BILINEAR)
     canvas = Image.new("F", opened.size)
-    canvas.paste(heat, (left, top))  # what lies outside is cut off
+    canvas.paste(heatmap, (left, top))  # clips the part outside the image
     level = np.clip(np.asarray(canvas), -1, 1)[..., None]
     grey = np.asarray(opened.convert("L"), dtype=np.float32)[..., None]
     base = (np.asarray(opened, dtype=np.float32) + grey) / 2
     colour = np.where(level > 0, _GAIN, _LOSS)
-    cover = strength * np.abs(level)
-    return Image.fromarray((base * (1 - cover) + colour * cover).round().astype(np.uint8))
+    opacity = strength * np.abs(level)
+    return Image.fromarray((base * (1 - opacity) + colour * opacity).round().astype(np.uint8))
 
 
-__all__ = ["Box", "heat_over", "patch_grid", "visible_box"]
+__all__ = ["Box", "overlay_heatmap", "patch_grid", "visible_box"]

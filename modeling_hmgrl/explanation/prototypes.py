@@ -1,8 +1,8 @@
 """Explanation by example: the training samples and the label prototypes nearest to an input.
 
-Samples and labels are compared in the space that the model scores in, see :mod:`sample_embeddings`.
-A label with training samples has the mean of their vectors as its prototype; one without, the mean
-of samples that the conditional autoencoder (HMCVAE) imagines of it, as in training.
+Samples and labels are compared in the space of the scores, see :mod:`sample_embeddings`. The
+prototype of a label is the centroid of its training samples or, without any, of synthetic samples
+that the conditional autoencoder (HMCVAE) generates, as in training.
 """
 
 import hashlib
@@ -24,25 +24,25 @@ from ..entity_markers import Span
 from ..pipeline_inputs import Query
 from ..ranking import Prediction
 from ..storage import write_json
-from .sample_embeddings import batch_vectors, center, place, sample_vectors, similarity
+from .sample_embeddings import batch_vectors, centroid, sample_vectors, similarity, to_score_space
 
 VECTORS_NAME = "prototypes.safetensors"
 SAMPLES_NAME = "prototypes.json"
 
-# Samples imagined of a label.
+# Number of synthetic samples of a label.
 _DRAWS = 64
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A training sample near to an input.
+    """A training sample close to an input.
 
     Attributes:
         id: Its id.
         text: Its text.
-        spans: Its mentions, in characters.
+        spans: Character offsets of its mentions.
         label: Its label.
-        similarity: How near it is; larger is nearer.
+        similarity: Its similarity to the input; larger is closer.
     """
 
     id: str
@@ -54,16 +54,16 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class LabelEvidence:
-    """What speaks for a label.
+    """Evidence for a label.
 
     Attributes:
         label: The label.
         score: Its calibrated score.
-        seen: Whether gamma was taken off it.
-        to_label: Similarity of the input to the label's own vector, which the score rests on.
-        to_prototype: Similarity to the label's prototype.
-        prototype: What the prototype is the mean of: "real" training samples, or "imagined" ones.
-        samples: How many.
+        seen: Whether gamma was subtracted from the score.
+        to_label: Similarity of the input to the label's vector, from which the score is computed.
+        to_prototype: Similarity of the input to the label's prototype.
+        prototype: Samples of the prototype: "real" training samples, or "synthetic" ones.
+        samples: Number of these samples.
     """
 
     label: str
@@ -77,12 +77,12 @@ class LabelEvidence:
 
 @dataclass(frozen=True)
 class PrototypeExplanation:
-    """Why a label won, by example.
+    """Explanation of a prediction by example.
 
     Attributes:
-        prediction: What was predicted.
+        prediction: The prediction.
         neighbours: The nearest training samples, nearest first.
-        labels: The predicted labels, best first.
+        labels: Evidence for the predicted labels, best first.
     """
 
     prediction: Prediction
@@ -91,18 +91,40 @@ class PrototypeExplanation:
 
 
 class Prototypes:
-    """Training samples and label prototypes of one model; made by :meth:`of` or :meth:`load`.
+    """Training samples and label prototypes of one model, created by :meth:`of` or :meth:`load`.
 
     Args:
-        pipe: The pipeline whose model placed the samples.
-        sums: Sum of the vectors of each label's samples, float64, shape (K, d_p).
-        counts: Samples of each label, by name, in the order of ``sums``.
-        vectors: Vectors of the samples that were kept, shape (N, d_p).
+        pipe: The pipeline whose model embedded the samples.
+        sums: Sum of the embeddings of each label's samples, float64, shape (K, d_p).
+        counts: Number of samples of each label, by name, in the order of ``sums``.
+        vectors: Embeddings of the samples kept, shape (N, d_p).
         samples: Their id, text, spans and label.
 
     Attributes:
-        counts: Samples of each label, by name.
-        samples: The samples that were kept.
+        counts: Number of samples of each label, by name.
+        samples: The samples kept.
+
+    Examples:
+        >>> from transformers import BertConfig, BertTokenizer, ViTImageProcessorPil
+        >>> from modeling_hmgrl import HMGRLConfig, HMGRLForZeroShotTyping
+        >>> from modeling_hmgrl import HMGRLProcessor, ZeroShotTypingPipeline
+        >>> words = "[PAD] [UNK] [CLS] [SEP] [MASK] * the fox saw oak animal tool plant".split()
+        >>> tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+        >>> processor = HMGRLProcessor(ViTImageProcessorPil(), tokenizer, use_images=False)
+        >>> text_config = BertConfig(
+        ...     vocab_size=len(words), hidden_size=16, num_attention_heads=2, num_hidden_layers=1
+        ... )
+        >>> model = HMGRLForZeroShotTyping(HMGRLConfig(text_config=text_config)).eval()
+        >>> model.add_markers(processor)
+        >>> pipe = ZeroShotTypingPipeline(model, processor, device="cpu")
+        >>> fox = {"text": "the fox", "mention": "fox", "label": "animal"}
+        >>> saw = {"text": "the saw", "mention": "saw", "label": "tool"}
+        >>> prototypes = Prototypes.of(pipe, [fox, saw])
+        >>> found = prototypes.explain(fox, k=1, labels=["animal", "tool", "plant"])
+        >>> found.neighbours[0].text
+        'the fox'
+        >>> sorted((label.label, label.prototype) for label in found.labels)
+        [('animal', 'real'), ('plant', 'synthetic'), ('tool', 'real')]
     """
 
     def __init__(
@@ -135,10 +157,11 @@ class Prototypes:
                 Dataset, a list, or anything that is iterated once.
             label_names: Names of labels that are given as numbers; those of a Dataset's ClassLabel
                 by default.
-            keep: Most samples kept to look for the nearest among; of more, as many are drawn. All
-                of them count in the prototypes. 100,000 vectors of width 384 take 0.15 GB.
-            batch_size: Samples encoded at once.
-            seed: Seed of the draw.
+            keep: Maximum number of samples kept for the search of the nearest; of more samples, a
+                random subset is kept, while prototypes are computed from all. 100,000 embeddings of
+                width 384 take 0.15 GB.
+            batch_size: Number of samples encoded at once.
+            seed: Seed of the random subset.
 
         Returns:
             The prototypes.
@@ -166,7 +189,7 @@ class Prototypes:
                 "spans": spans,
                 "label": name,
             }
-            # each record is kept with the same chance, whatever their number (algorithm R)
+            # Every record is kept with the same probability (reservoir sampling, algorithm R).
             slot = total if total < keep else draw.randrange(total + 1)
             if slot == len(kept):
                 samples.append(sample)
@@ -181,11 +204,11 @@ class Prototypes:
         return cls(pipe, stacked, dict(counts), torch.stack(kept), samples)
 
     def prototypes(self, labels: Mapping[str, str], draws: int = _DRAWS, seed: int = 0) -> Tensor:
-        """Prototypes of labels: real where there are samples of them, imagined otherwise.
+        """Computes prototypes of labels from training samples or, without any, synthetic samples.
 
         Args:
-            labels: Names of K labels, each with the text that the encoder is shown.
-            draws: Samples imagined of a label.
+            labels: Names of K labels, each with its encoder input.
+            draws: Number of synthetic samples of a label.
             seed: Seed of their noise, which is the same for each label.
 
         Returns:
@@ -197,17 +220,17 @@ class Prototypes:
             if name in self._rows:
                 row = self._rows[name]
                 mean = self._sums[row] / self.counts[name]
-                found[name] = center(model, mean.unsqueeze(0)).float()[0]
+                found[name] = centroid(model, mean.unsqueeze(0)).float()[0]
         missing = [name for name in labels if name not in found]
         for start in range(0, len(missing), 256):
             names = missing[start : start + 256]
-            imagined = self._imagine([labels[name] for name in names], draws, seed)
-            found |= zip(names, imagined, strict=True)
+            synthetic = self._synthetic([labels[name] for name in names], draws, seed)
+            found |= zip(names, synthetic, strict=True)
         return torch.stack([found[name] for name in labels])
 
     @torch.inference_mode()
-    def _imagine(self, texts: list[str], draws: int, seed: int) -> Tensor:
-        """Prototypes of imagined samples of labels, (U, d_p)."""
+    def _synthetic(self, texts: list[str], draws: int, seed: int) -> Tensor:
+        """Prototypes from synthetic samples of labels, (U, d_p)."""
         model = self.pipe.model
         inputs = self.pipe.processor.encode_labels(texts)
         encodings = lorentz.wide(
@@ -219,8 +242,8 @@ class Prototypes:
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(draws, model.hmcvae.latent, generator=generator)
         noise = noise.to(encodings).expand(len(texts), -1, -1)
-        placed = place(model, model.hmcvae.generate(encodings, draws, noise))
-        return center(model, placed.double().mean(1)).float()
+        vectors = to_score_space(model, model.hmcvae.generate(encodings, draws, noise))
+        return centroid(model, vectors.double().mean(1)).float()
 
     def explain(
         self, record: Mapping[str, Any], k: int = 3, labels: Any = None, **options: Any
@@ -228,16 +251,16 @@ class Prototypes:
         """Explains the prediction for one input by the samples and prototypes nearest to it.
 
         Args:
-            record: Input, as of the pipeline.
-            k: Training samples returned.
-            labels: Labels to choose from, as of the pipeline; the record's own go before.
-            **options: Further ones of the pipeline: ``seen``, ``top_k``, ``image_hosts``.
+            record: Input, as for the pipeline.
+            k: Number of training samples to return.
+            labels: Candidate labels, as for the pipeline; those of the record take precedence.
+            **options: Further options of the pipeline: ``seen``, ``top_k``, ``image_hosts``.
 
         Returns:
-            The explanation; evidence for the ``top_k`` best labels.
+            The explanation, with evidence for the ``top_k`` best labels.
 
         Raises:
-            ValueError: Naming the argument and what was expected.
+            ValueError: If an argument or a field of the record is invalid.
         """
         if not isinstance(k, int) or k < 1:
             raise ValueError(f"k: got {k!r}, expected 1 or more")
@@ -247,8 +270,8 @@ class Prototypes:
         candidates = query.labels or pipe.candidates(call.labels)
         prediction: Prediction = pipe.predict_batch([query], candidates, call)[0]
         vector = batch_vectors(pipe, [query], pipe.processor.mark([query.text], [query.spans]))
-        near = similarity(pipe.model, vector, self._vectors)[0]
-        values, rows = near.topk(min(k, len(near)))
+        similarities = similarity(pipe.model, vector, self._vectors)[0]
+        values, rows = similarities.topk(min(k, len(similarities)))
         neighbours = [
             Neighbour(similarity=value, **self.samples[row])
             for value, row in zip(values.tolist(), rows.tolist(), strict=True)
@@ -265,7 +288,7 @@ class Prototypes:
                 seen=prediction["seen"][rank],
                 to_label=to_label[rank],
                 to_prototype=to_prototype[rank],
-                prototype="real" if name in self.counts else "imagined",
+                prototype="real" if name in self.counts else "synthetic",
                 samples=self.counts.get(name, _DRAWS),
             )
             for rank, name in enumerate(shown)
@@ -273,10 +296,11 @@ class Prototypes:
         return PrototypeExplanation(prediction, neighbours, evidence)
 
     def save(self, folder: str | Path) -> None:
-        """Writes vectors as safetensors and the rest as JSON.
+        """Saves the embeddings as safetensors and the rest as JSON.
 
         Args:
-            folder: Folder, made if it does not exist. Texts of training samples are written to it.
+            folder: Folder, created if it does not exist. The files contain texts of the training
+                samples.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -295,33 +319,34 @@ class Prototypes:
 
     @classmethod
     def load(cls, pipe: Any, folder: str | Path) -> "Prototypes":
-        """Takes up what :meth:`save` wrote.
+        """Loads prototypes that :meth:`save` wrote.
 
         Args:
-            pipe: The pipeline, of the same model.
+            pipe: A pipeline with the same model.
             folder: The folder.
 
         Raises:
-            FileNotFoundError: If there is nothing.
-            ValueError: If it is of another model, or the files are damaged or do not go together.
+            FileNotFoundError: If a file is missing.
+            ValueError: If the prototypes are of another model, or the files are damaged or do not
+                go together.
         """
         folder = Path(folder)
         if not (folder / SAMPLES_NAME).is_file() or not (folder / VECTORS_NAME).is_file():
             raise FileNotFoundError(
                 f"{folder}: expected {SAMPLES_NAME} and {VECTORS_NAME}, as Prototypes.save writes"
             )
-        again = "make the prototypes again"
+        again = "compute the prototypes again"
         try:
             content = json.loads((folder / SAMPLES_NAME).read_text(encoding="utf-8"))
             with safe_open(folder / VECTORS_NAME, framework="pt") as file:
-                mark = (file.metadata() or {}).get("samples")
+                expected = (file.metadata() or {}).get("samples")
                 sums, vectors = file.get_tensor("sums"), file.get_tensor("vectors")
         except (ValueError, RecursionError, SafetensorError) as error:
             raise ValueError(
                 f"{folder}: damaged ({error}), expected {SAMPLES_NAME} and {VECTORS_NAME} as "
                 f"Prototypes.save writes; {again}"
             ) from error
-        if mark != _hash(content):
+        if expected != _hash(content):
             raise ValueError(
                 f"{folder}: {SAMPLES_NAME} and {VECTORS_NAME} do not go together, expected both of "
                 f"one Prototypes.save; {again}"
@@ -338,12 +363,12 @@ class Prototypes:
 
 
 def _hash(content: Any) -> str:
-    """Hash of what stands in the JSON file, by which the other file knows it."""
+    """Hash of the JSON file's content, which the other file stores to detect a mismatch."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _label_name(record: Mapping[str, Any], names: Sequence[str] | None, place: str) -> str:
-    """The label of a record, which may be given as a number."""
+    """Label of a record, which may be an index among the names."""
     label = record.get("label")
     if isinstance(label, str) and label.strip():
         return label

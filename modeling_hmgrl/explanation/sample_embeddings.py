@@ -1,7 +1,7 @@
-"""Vectors of samples in the space in which the model compares them with labels.
+"""Sample embeddings in the space in which the model compares samples with labels.
 
-There, unit vectors are compared by their cosine, points of the hyperboloid by their geodesic
-distance, other vectors by their dot product, as ``config.score_function`` says.
+According to ``config.score_function``, they are unit vectors compared by cosine, points of the
+hyperboloid compared by geodesic distance, or vectors compared by dot product.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,21 +21,20 @@ from ..pipeline_inputs import Query
 def sample_vectors(
     pipe: Any, records: Iterable[Any], batch_size: int = 32
 ) -> Iterator[tuple[Any, list[Span], Tensor]]:
-    """Vectors of samples, where the model compares them with labels.
+    """Computes the embeddings of samples.
 
     Args:
         pipe: A :class:`ZeroShotTypingPipeline`.
         records: Inputs of the pipeline, or training records.
-        batch_size: Samples encoded at once.
+        batch_size: Number of samples encoded at once.
 
     Yields:
-        Each record in order, its mentions in characters, and its vector, shape (d_p,), float32, on
-        the CPU.
+        Each record in order, the character offsets of its mentions, and its embedding, shape
+        (d_p,), float32, on the CPU.
 
     Raises:
         TypeError: If the model is an exported one.
-        ValueError: If it is of another method; or naming the record, the field and what was
-            expected.
+        ValueError: If the model is of another method, or a record is invalid.
     """
     call, at, stream = pipe.parse_call({"on_error": "raise"}), 0, iter(records)
     while part := list(islice(stream, LOOKAHEAD * batch_size)):
@@ -56,7 +55,7 @@ def sample_vectors(
 
 @torch.inference_mode()
 def batch_vectors(pipe: Any, queries: list[Query], marked: list[MarkedText]) -> Tensor:
-    """Vectors of one batch, (B, d_p)."""
+    """Computes the embeddings of one batch, (B, d_p)."""
     if not hasattr(pipe.model, "scorer"):
         raise TypeError(f"pipe: got {type(pipe.model).__name__}, expected a model of torch")
     if (kind := pipe.model.config.model_type) != "hmgrl":
@@ -64,58 +63,59 @@ def batch_vectors(pipe: Any, queries: list[Query], marked: list[MarkedText]) -> 
             f"pipe: got a model of the method {kind!r}, expected 'hmgrl': samples and prototypes "
             "of other methods are not vectors of one space"
         )
-    return place(pipe.model, pipe.encode(queries, marked).representation)
+    return to_score_space(pipe.model, pipe.encode(queries, marked).representation)
 
 
-def place(model: Any, representations: Tensor) -> Tensor:
-    """Puts representations (..., D) where the model compares them with labels, (..., d_p)."""
+def to_score_space(model: Any, representations: Tensor) -> Tensor:
+    """Maps representations (..., D) to the space of the scores, (..., d_p)."""
     with lorentz.full_precision(representations.device):
         projected = model.scorer.project_samples(lorentz.wide(representations))
         return model.scorer.place(projected, model.hmgrl.curvature()).float().cpu()
 
 
 def squared_radius(model: Any) -> float:
-    """Squared radius of the model's hyperboloid as a number; it may be learnt."""
+    """Squared radius of the model's hyperboloid, which may be a parameter, as a number."""
     return float(torch.as_tensor(model.hmgrl.curvature()).detach())
 
 
 def similarity(model: Any, a: Tensor, b: Tensor) -> Tensor:
-    """Similarity of placed vectors, before the scale of the scores.
+    """Computes similarities in the space of the scores, without their scale.
 
     Args:
-        model: The model, whose ``config.score_function`` says what is compared.
+        model: The model, whose ``config.score_function`` determines the similarity.
         a: Shape (N, d_p).
         b: Shape (M, d_p).
 
     Returns:
-        Cosine, dot product or minus the geodesic distance, shape (N, M).
+        Cosine, dot product or negative geodesic distance, shape (N, M).
     """
     if model.config.score_function == "geodesic":
         return -lorentz.pairwise_distance(a, b, squared_radius(model))
     return a @ b.T
 
 
-def center(model: Any, mean: Tensor) -> Tensor:
-    """Puts means of placed vectors, shape (K, d_p), back where such vectors lie.
+def centroid(model: Any, mean: Tensor) -> Tensor:
+    """Computes centroids in the space of the scores from arithmetic means, both (K, d_p).
 
-    On the hyperboloid that is the centroid of least squared Lorentz distance, the mean scaled to
-    the hyperboloid (Law et al. 2019, "Lorentzian Distance Learning", theorem 3.3).
+    On the hyperboloid, the centroid minimises the squared Lorentz distances and is the mean scaled
+    to the hyperboloid (Law et al. 2019, "Lorentzian Distance Learning", theorem 3.3).
     """
     if model.config.score_function == "cosine":
         return F.normalize(mean, dim=-1)
     if model.config.score_function == "geodesic":
         c = squared_radius(model)
         inside = (-lorentz.inner(mean, mean)).clamp(min=torch.finfo(mean.dtype).tiny)
-        # time follows from space, so that rounding leaves the point on the hyperboloid
+        # The time coordinate is computed from the space part, so that rounding does not move the
+        # point off the hyperboloid.
         return lorentz.with_time(mean[..., 1:] * (c / inside).sqrt().unsqueeze(-1), c)
     return mean
 
 
 __all__ = [
     "batch_vectors",
-    "center",
-    "place",
+    "centroid",
     "sample_vectors",
     "similarity",
     "squared_radius",
+    "to_score_space",
 ]

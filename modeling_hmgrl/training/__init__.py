@@ -1,4 +1,4 @@
-"""Training and evaluation on accelerate: trainer, evaluator, batches, checkpoints, features."""
+"""Training and evaluation with accelerate: trainer, evaluator, batches, checkpoints, features."""
 
 from .evaluator import HMGRLEvaluator
 from .trainer import HMGRLTrainer

@@ -1,4 +1,4 @@
-"""From records to batches: tokenised once, balanced over labels, of like length, exactly shared."""
+"""Batches of records: tokenised once, balanced over labels, grouped by length and sharded."""
 
 import random
 from collections import Counter
@@ -16,20 +16,20 @@ from ..processing_hmgrl import HMGRLProcessor
 from .feature_cache import StateCache
 from .frozen_features import read_batch, text_key
 
-# Batches among which texts are sorted by length. Enough to make batches even, few enough that the
-# order of an epoch stays close to a random one.
+# Number of batches among which texts are sorted by length: large enough for texts of similar length
+# in a batch, small enough to keep the order of an epoch nearly random.
 WINDOW = 32
 
 _TOKENISED_AT_ONCE = 1024
 
 
 class Samples(Dataset[dict[str, Any]]):
-    """A split as samples that the collator takes.
+    """Tokenised samples of a split, for :class:`Collator`.
 
     Args:
-        data: Records with text, spans and label; with image (undecoded) or image_key, where used.
+        data: Records with text, spans and label, and optionally image (undecoded) or image_key.
         processor: Processor.
-        show_progress: Whether to show a progress bar over many texts.
+        show_progress: Whether to show a progress bar if there are many texts.
     """
 
     def __init__(self, data: Any, processor: HMGRLProcessor, show_progress: bool = False) -> None:
@@ -47,7 +47,7 @@ class Samples(Dataset[dict[str, Any]]):
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each sample's text."""
+        """Number of tokens of each sample's text."""
         return [len(text.ids) for text in self.texts]
 
     def __len__(self) -> int:
@@ -69,28 +69,36 @@ class Samples(Dataset[dict[str, Any]]):
 
 
 class Batches(Sampler[list[int]]):
-    """Batches of training, the part of one process.
+    """Training batches of one process.
 
-    With ``balanced`` every label is drawn equally often, cycling through the labels in a random
-    order. Within a label samples come in a random order and start again when they are used up, so a
-    rare label's samples are seen more often and none is skipped in favour of a repeated one.
-    Otherwise every sample is drawn once and the last batch is filled up from the epoch's start.
+    With ``balanced``, every label is drawn equally often, in cycles of random order. The samples of
+    a label are drawn in random order and without replacement until all have been used. Samples of
+    rare labels are therefore drawn more often, and none is repeated before all of its label have
+    occurred. Without ``balanced``, every sample is drawn once, and the last batch is filled with
+    the first samples of the epoch.
 
-    Within a window of batches each label's draws are sorted by length and dealt to the batches in
-    that order, so that a batch holds texts of like length and still as many of each label.
+    Within a window of batches, the samples of each label are sorted by length and distributed over
+    the batches in that order: a batch contains texts of similar length and equally many of each
+    label.
 
-    The order depends on seed and epoch alone: a batch of two processes together is the batch of
-    one process of twice the size, and any place of an epoch can be taken up again.
+    The order depends only on seed and epoch: the batches of two processes together equal the batch
+    of one process of twice the size, and an epoch can be resumed at any batch.
 
     Args:
         labels: Label of each sample.
         lengths: Length of each sample.
-        batch_size: Samples in a batch of this process.
+        batch_size: Number of samples in a batch of this process.
         seed: Seed.
         balanced: Whether to balance labels.
-        multiple: The number of batches in an epoch is a multiple of this.
-        process: Number of this process.
+        multiple: Number of which the number of batches in an epoch is a multiple.
+        process: Index of this process.
         processes: Number of processes.
+
+    Examples:
+        >>> labels = [0, 0, 0, 0, 0, 1]  # the sample of the rare label is drawn in every batch
+        >>> batches = Batches(labels, lengths=[3] * 6, batch_size=2)
+        >>> [sorted(labels[index] for index in batch) for batch in batches]
+        [[0, 1], [0, 1], [0, 1]]
     """
 
     def __init__(
@@ -111,7 +119,7 @@ class Batches(Sampler[list[int]]):
         self.epoch, self.first = 0, 0
 
     def start_at(self, epoch: int, batch: int = 0) -> None:
-        """Chooses the epoch and the first of its batches that is wanted."""
+        """Sets the epoch and the first of its batches to iterate over."""
         self.epoch, self.first = epoch, batch
 
     def __len__(self) -> int:
@@ -119,18 +127,19 @@ class Batches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = random.Random(f"batches-{self.seed}-{self.epoch}")
-        draws = self._draws(rng)
+        samples = self._sample_indices(rng)
         at = self.process * self.batch_size
-        for number in range(0, self.count, WINDOW):
-            size = min(WINDOW, self.count - number)
-            window = [next(draws) for _ in range(size * self.whole)]
-            batches = self._deal(window, size, rng)
+        for start in range(0, self.count, WINDOW):
+            size = min(WINDOW, self.count - start)
+            window = [next(samples) for _ in range(size * self.whole)]
+            batches = self._split_window(window, size, rng)
             rng.shuffle(batches)
-            for place, batch in enumerate(batches, number):
-                if place >= self.first:
+            for number, batch in enumerate(batches, start):
+                if number >= self.first:
                     yield batch[at : at + self.batch_size]
 
-    def _draws(self, rng: random.Random) -> Iterator[int]:
+    def _sample_indices(self, rng: random.Random) -> Iterator[int]:
+        """Infinite sequence of samples in the order in which they are drawn."""
         if not self.balanced:
             order = rng.sample(range(len(self.labels)), len(self.labels))
             while True:
@@ -138,28 +147,28 @@ class Batches(Sampler[list[int]]):
         pools: dict[int, list[int]] = {}
         for index, label in enumerate(self.labels):
             pools.setdefault(label, []).append(index)
-        turns = sorted(pools)
-        queues: dict[int, list[int]] = {label: [] for label in turns}
+        cycle = sorted(pools)
+        queues: dict[int, list[int]] = {label: [] for label in cycle}
         while True:
-            rng.shuffle(turns)
-            for label in turns:
+            rng.shuffle(cycle)
+            for label in cycle:
                 if not queues[label]:
                     queues[label] = rng.sample(pools[label], len(pools[label]))
                 yield queues[label].pop()
 
-    def _deal(self, window: list[int], count: int, rng: random.Random) -> list[list[int]]:
-        """Divides draws into ``count`` batches of like length and of the same labels."""
+    def _split_window(self, window: list[int], count: int, rng: random.Random) -> list[list[int]]:
+        """Splits a window into ``count`` batches of similar length and the same label counts."""
         order = sorted(window, key=lambda index: self.lengths[index])
         if self.balanced:
-            # The k-th shortest draws of all labels stand together, whatever their own lengths.
+            # Sorted by their rank within the label, so that every batch has the same label counts.
             rank: dict[int, int] = {}
             total = Counter(self.labels[index] for index in window)
-            places = []
+            quantiles = []
             for index in order:
                 label = self.labels[index]
                 rank[label] = rank.get(label, -1) + 1
-                places.append(((rank[label] + 0.5) / total[label], label, index))
-            order = [index for _, _, index in sorted(places)]
+                quantiles.append(((rank[label] + 0.5) / total[label], label, index))
+            order = [index for _, _, index in sorted(quantiles)]
         batches = [order[start * self.whole : (start + 1) * self.whole] for start in range(count)]
         for batch in batches:
             rng.shuffle(batch)
@@ -169,19 +178,23 @@ class Batches(Sampler[list[int]]):
 def by_length(
     lengths: Sequence[int], size: int, process: int = 0, processes: int = 1
 ) -> list[list[int]]:
-    """Batches of a whole split for evaluation, of texts of like length.
+    """Splits the samples of an evaluation into batches of similar length.
 
-    All processes get equally many batches of one size, so that they can gather them: the last ones
-    are filled up with samples that are scored twice, to the same result.
+    All processes have the same number of batches of the same size, as gathering requires. To that
+    end the last sample is repeated, which does not change the result.
 
     Args:
         lengths: Length of each sample.
-        size: Most samples in a batch.
-        process: Number of this process.
+        size: Maximum number of samples in a batch.
+        process: Index of this process.
         processes: Number of processes.
 
     Returns:
-        This process's batches, as indices of samples.
+        Batches of this process, as indices of samples.
+
+    Examples:
+        >>> by_length([9, 4, 7, 5], size=2)
+        [[1, 3], [2, 0]]
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     size = min(size, -(-len(order) // processes))
@@ -192,17 +205,17 @@ def by_length(
 
 
 class Collator:
-    """Makes model inputs of samples.
+    """Collates samples to model inputs.
 
     Args:
         processor: Processor.
-        candidates: For each label id of the records its index among the labels scored; None where
-            the records' labels are not wanted.
-        images: Cached states of the pictures; pictures are opened and encoded if None.
+        candidates: Index among the candidate labels for each label id of the records; None to omit
+            ``labels`` from the inputs.
+        images: Cached states of the images; if None, images are opened and processed.
         texts: Cached states of the texts, if the text encoder is frozen.
-        use_images: Whether pictures are used at all.
-        always_images: Whether a batch without any picture has image inputs all the same (all masked
-            out): processes that train together must compute the same terms.
+        use_images: Whether images are used.
+        always_images: Whether a batch without images has image inputs, all of them masked: all
+            processes must compute the same loss terms.
     """
 
     def __init__(
@@ -249,6 +262,6 @@ class Collator:
         batch = self.processor.encode_images(images, len(samples))
         if batch or not self.always_images:
             return batch
-        # Image processors name their size in many ways; a picture shows it.
+        # Image processors specify their size in different ways; processing an image reveals it.
         pixels = self.processor.encode_images([Image.new("RGB", (8, 8))], 1)["pixel_values"]
         return absent | {"pixel_values": torch.zeros(len(samples), *pixels.shape[1:])}

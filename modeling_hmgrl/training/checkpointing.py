@@ -1,9 +1,9 @@
-"""Where a run stands, on disk: written whole or not at all, taken up again to the bit.
+"""Atomic checkpoints of a run, from which it is resumed exactly.
 
-A checkpoint holds what accelerate saves (weights, optimizer, schedule, random states of each
-process, in whatever form the engine needs) and `trainer.json` with the trainer's own place. It is
-written beside its final name and renamed when complete; the one before goes after that. A run that
-is killed at any moment therefore leaves a complete checkpoint, the last or the one before.
+A checkpoint contains what accelerate saves (weights, optimizer, schedule and random states of each
+process, in the format of the engine) and `trainer.json` with the trainer's own state. It is written
+to a temporary folder and renamed when complete; only then is the previous one deleted. A run that
+is killed at any time therefore leaves a complete checkpoint.
 """
 
 import json
@@ -20,20 +20,20 @@ from torch import Tensor
 from ..storage import write_json
 
 FOLDER = "checkpoints"
-_PLACE = "trainer.json"
+_STATE = "trainer.json"
 _AVERAGES = "average.safetensors"
 _PARTIAL = ".partial"
 
 
 @dataclass
-class Place:
-    """Where a run stands.
+class TrainerState:
+    """Progress of a run.
 
     Attributes:
-        step: Optimizer steps done.
-        epoch: Epochs done.
-        batch: Batches done of the next epoch.
-        waited: Epochs since the best one.
+        step: Number of completed optimizer steps.
+        epoch: Number of completed epochs.
+        batch: Number of completed batches of the current epoch.
+        waited: Number of epochs since the best one.
         best: Validation scores of the best epoch.
     """
 
@@ -47,23 +47,23 @@ class Place:
 def save_checkpoint(
     accelerator: Accelerator,
     output_dir: Path,
-    place: dict[str, Any],
+    state: dict[str, Any],
     limit: int,
     averages: dict[str, Tensor] | None = None,
 ) -> None:
-    """Saves a checkpoint; all processes call it.
+    """Saves a checkpoint; must be called by all processes.
 
     Args:
         accelerator: The accelerator that prepared the run.
         output_dir: Folder of the run.
-        place: The trainer's own state, JSON-able, with its "step".
-        limit: Checkpoints that are kept, this one included; 0 for all.
+        state: The trainer's own state, JSON-serialisable, with its "step".
+        limit: Number of checkpoints to keep, including this one; 0 for all.
         averages: Averaged weights, if there are any.
 
     Raises:
-        OSError: If it cannot be written. The checkpoint before is still there.
+        OSError: If it cannot be written. The previous checkpoint remains.
     """
-    folder = output_dir / FOLDER / f"step-{place['step']:08d}"
+    folder = output_dir / FOLDER / f"step-{state['step']:08d}"
     partial = folder.with_name(folder.name + _PARTIAL)
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
@@ -73,8 +73,8 @@ def save_checkpoint(
         if accelerator.is_main_process:
             if averages is not None:
                 save_file(averages, partial / _AVERAGES)
-            write_json(partial / _PLACE, place)
-    # The writers of torch and of safetensors say a full disk in their own ways.
+            write_json(partial / _STATE, state)
+    # torch and safetensors raise their own errors on a full disk.
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         free = shutil.disk_usage(output_dir).free / 1e9
@@ -95,7 +95,7 @@ def save_checkpoint(
 
 def _complete(output_dir: Path) -> list[Path]:
     """Complete checkpoints, the oldest first."""
-    found = (output_dir / FOLDER).glob(f"step-*/{_PLACE}")
+    found = (output_dir / FOLDER).glob(f"step-*/{_STATE}")
     return sorted(path.parent for path in found if path.parent.suffix != _PARTIAL)
 
 
@@ -112,24 +112,26 @@ def load_checkpoint(
 
     Args:
         accelerator: The accelerator that prepared the run.
-        folder: A complete checkpoint, of the run itself: parts of it are not safetensors and would
-            have to be trusted if they came from elsewhere.
-        now: What must be as it was when the checkpoint was made, by name.
+        folder: A complete checkpoint of the same run. It must be trusted, as some of its files are
+            pickled.
+        now: Properties that must be the same as when the checkpoint was saved, by name.
 
     Returns:
         The trainer's own state, and the averaged weights, if there are any.
 
     Raises:
-        ValueError: If something is not as it was.
+        ValueError: If one of these properties has changed.
     """
-    place: dict[str, Any] = json.loads((folder / _PLACE).read_text(encoding="utf-8"))
-    then = place["fixed"]
+    state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    then = state["fixed"]
     changed = {
         name: (then.get(name), value) for name, value in now.items() if then.get(name) != value
     }
     if changed:
-        told = "; ".join(f"{name}: was {was!r}, is {now!r}" for name, (was, now) in changed.items())
-        raise ValueError(f"{folder}: cannot go on from here, what decides the run differs: {told}")
+        listed = "; ".join(
+            f"{name}: was {was!r}, is {is_!r}" for name, (was, is_) in changed.items()
+        )
+        raise ValueError(f"{folder}: cannot be resumed, as the settings have changed: {listed}")
     accelerator.load_state(str(folder))
     averages = load_file(folder / _AVERAGES) if (folder / _AVERAGES).exists() else {}
-    return place, averages
+    return state, averages

@@ -1,4 +1,4 @@
-"""Collects tensors of all processes, so that a loss sees the whole batch."""
+"""Gathers tensors of all processes, so that a loss covers the whole batch."""
 
 import torch
 from torch import Tensor
@@ -7,15 +7,15 @@ from torch import Tensor
 def gather_with_gradient(x: Tensor) -> Tensor:
     """Concatenates ``x`` over the processes of a distributed run, with gradient.
 
-    Every process then computes the loss of the whole batch, and the averaging of gradients over
-    processes gives what one process would have had.
+    Every process then computes the loss of the whole batch, and the average of the gradients over
+    processes equals the gradient of a single process.
 
     Args:
         x: Tensor of this process, shape (B, ...); B must be the same in all processes.
 
     Returns:
         Tensors of all processes in the order of their ranks, shape (processes * B, ...); ``x``
-        itself where there is one process.
+        itself with a single process.
     """
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):

@@ -1,4 +1,4 @@
-"""Evaluation of a model that answers the contract of HMGRLForZeroShotTyping, on any processes."""
+"""Evaluation of models with the interface of HMGRLForZeroShotTyping, in one or more processes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,10 +28,10 @@ class HMGRLEvaluator:
         processor: Processor.
         arguments: Arguments of the run.
         labels: Label sets.
-        splits: Splits by name ("train", "validation", "test"): records with text, spans, image,
-            label (a ClassLabel). Only those that are scored need to be there.
+        splits: Splits to evaluate by name ("train", "validation", "test"): records with text,
+            spans, image and label (a ClassLabel).
         label_names: Names of the ClassLabel that all splits share.
-        data_report: What the report says about the data.
+        data_report: Description of the data in the report.
         method: Name of the method in the report.
     """
 
@@ -57,13 +57,13 @@ class HMGRLEvaluator:
             project_config=ProjectConfiguration(
                 str(self.output_dir), str(self.output_dir / "logs")
             ),
-            # A batch without pictures leaves the visual half's parameters without a gradient.
+            # In a batch without images, the parameters of the image branch have no gradient.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
         set_seed(arguments.seed)
         self.model, self.model_class = model.to(self.accelerator.device), type(model)
         if arguments.gradient_checkpointing:
-            # transformers renamed the method in 5.23
+            # transformers renamed the method in version 5.23.
             name = "activation_checkpointing_enable"
             enable = getattr(self.model, name, self.model.gradient_checkpointing_enable)
             enable({"use_reentrant": False})
@@ -87,9 +87,9 @@ class HMGRLEvaluator:
         return self.arguments.progress and self.accelerator.is_main_process
 
     def _loader(self, split: str, batches: Any) -> DataLoader[Any]:
-        """Batches of a split, on the device they are computed on when they are iterated."""
+        """Loader of a split; :meth:`_on_device` moves its batches to the device."""
         names = self.labels.candidates(split)
-        index = {self.label_names.index(name): place for place, name in enumerate(names)}
+        index = {self.label_names.index(name): column for column, name in enumerate(names)}
         collator = Collator(
             self.processor,
             index,
@@ -98,7 +98,7 @@ class HMGRLEvaluator:
             self.use_images,
             always_images=self.accelerator.num_processes > 1,
         )
-        # Its own generator: an iteration must not move the random state of the run.
+        # A separate generator, as iterating must not change the random state of the run.
         return DataLoader(
             self.prepared.samples[split],
             batch_sampler=batches,
@@ -119,7 +119,7 @@ class HMGRLEvaluator:
 
     @torch.no_grad()
     def scores(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Scores a split over its candidate labels, without calibration.
+        """Scores the samples of a split against its candidate labels, without calibration.
 
         Args:
             split: "train", "validation" or "test".
@@ -154,14 +154,14 @@ class HMGRLEvaluator:
             found[rows_here.cpu()] = logits.cpu()
             bar.update()
         bar.close()
-        place = {self.label_names.index(name): index for index, name in enumerate(names)}
-        return found.numpy(), np.array([place[label] for label in samples.labels])
+        column = {self.label_names.index(name): index for index, name in enumerate(names)}
+        return found.numpy(), np.array([column[label] for label in samples.labels])
 
     def evaluate(self, split: str) -> dict[str, Any]:
         """Evaluates a split with the gamma and the temperature of the config.
 
         Returns:
-            Scores as of :func:`metrics.evaluate_scores`.
+            Scores as returned by :func:`metrics.evaluate_scores`.
         """
         scores, truth = self.scores(split)
         names, mask = self.labels.candidates(split), self.labels.seen_mask(split)
@@ -173,10 +173,10 @@ class HMGRLEvaluator:
         """Evaluates validation and test and describes the run.
 
         Args:
-            known: Scores of splits that were evaluated with these weights and gamma already.
+            known: Scores of splits that were already evaluated with these weights and this gamma.
 
         Returns:
-            JSON-able dict, the content of ``report.json``.
+            JSON-serialisable dict, the content of ``report.json``.
         """
         scores: dict[str, Any] = {
             split: (known or {}).get(split) or self.evaluate(split)

@@ -1,14 +1,14 @@
-"""Encoder states on disk: written once, shared by runs and processes, read a row at a time.
+"""Cache of encoder states on disk, shared by runs and processes.
 
-A cache folder belongs to one encoder with its weights and preprocessing; its caller puts a hash of
-them into the folder's name, so nothing in it is ever stale. Items (pictures, texts) are arrays of
-shape (rows, width) in half precision, known by a key made of their content. They lie one after the
-other in files of some hundred megabytes, each with an index beside it. A file and then its index
-are renamed into place when they are complete, so that a cut-off write is never read and interrupted
-work goes on where it stopped. One process writes at a time; the others wait and find its work done.
+A cache folder belongs to one encoder with its weights and preprocessing; the caller includes a hash
+of them in the folder's name, so that its content never becomes stale. Items (images, texts) are
+arrays of shape (rows, width) in half precision, identified by a key computed from their content.
+They are stored consecutively in files of about a hundred megabytes, each with an index file. A file
+and then its index are renamed when they are complete, so that an interrupted write is never read
+and is resumed where it stopped. One process writes at a time; the others wait and read its output.
 
-Rows are read, not memory-mapped: pages of a mapping count as the process's memory until the kernel
-wants them back, and a pass over a large cache would seem to fill the machine.
+Items are read instead of memory-mapped, as the pages of a mapping count as memory of the process
+until the kernel reclaims them, and a pass over a large cache would appear to exhaust the memory.
 """
 
 import errno
@@ -29,13 +29,23 @@ _TYPE = np.dtype("<f2")
 
 
 class StateCache:
-    """Items of one encoder.
+    """Cached states of one encoder.
 
     Args:
-        folder: The cache folder; it is made if it does not exist.
+        folder: The cache folder, created if it does not exist.
 
     Attributes:
-        width: Width of a row, or None while there is no item.
+        width: Width of a row; None if the cache is empty.
+
+    Examples:
+        >>> cache = StateCache("states")
+        >>> def encode(keys):
+        ...     return [np.ones((len(key), 4), dtype=np.float16) for key in keys]
+        >>> cache = cache.fill(["ab", "abc"], encode, batch_size=2, purpose="", show_progress=False)
+        >>> states = np.empty((3, 4), dtype=np.float16)
+        >>> cache.read_into("abc", states)
+        >>> len(cache), cache.width, cache.rows("ab"), float(states.sum())
+        (2, 4, 2, 12.0)
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -43,16 +53,16 @@ class StateCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.width: int | None = None
         self._read: set[str] = set()
-        self._places: dict[str, tuple[Path, int, int]] = {}
+        self._locations: dict[str, tuple[Path, int, int]] = {}
         self.refresh()
 
     def refresh(self) -> None:
-        """Learns of items that other runs or processes have written since."""
+        """Reads the indices of items that other processes have written in the meantime."""
         for index in sorted(self.folder.glob("*.json")):
             if index.name in self._read:
                 continue
-            # Complete by construction, unless the disk itself lost something; what it lost is
-            # encoded again and may come back under its old name.
+            # Complete by construction, unless the disk lost data. What is lost is encoded again,
+            # possibly under the same name.
             try:
                 content = json.loads(index.read_text(encoding="utf-8"))
             except ValueError:
@@ -64,30 +74,30 @@ class StateCache:
             self._read.add(index.name)
             self.width, first = width, 0
             for key, count in zip(content["keys"], content["rows"], strict=True):
-                self._places[key] = (path, first, count)
+                self._locations[key] = (path, first, count)
                 first += count
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places
+        return key in self._locations
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._locations)
 
     def rows(self, key: str) -> int:
         """Number of rows of an item."""
-        return self._places[key][2]
+        return self._locations[key][2]
 
     def read_into(self, key: str, out: np.ndarray) -> None:
         """Reads an item.
 
         Args:
             key: Key of the item.
-            out: Half-precision array that takes it, contiguous, shape (rows, width).
+            out: Contiguous half-precision array to read it into, shape (rows, width).
 
         Raises:
-            OSError: If the file was cut off after it was opened.
+            OSError: If the file is shorter than its index states.
         """
-        path, first, count = self._places[key]
+        path, first, count = self._locations[key]
         size = count * out.shape[-1] * _TYPE.itemsize
         with path.open("rb", buffering=0) as file:
             file.seek(first * out.shape[-1] * _TYPE.itemsize)
@@ -96,7 +106,7 @@ class StateCache:
             while read < size:
                 got = file.readinto(view[read:size])
                 if not got:
-                    raise OSError(f"{path}: ended {size - read} bytes early; delete it and go on")
+                    raise OSError(f"{path}: ended {size - read} bytes early; delete it and restart")
                 read += got
 
     def fill(
@@ -107,29 +117,29 @@ class StateCache:
         purpose: str,
         show_progress: bool = True,
     ) -> Self:
-        """Encodes what is not there yet.
+        """Encodes the items that are not cached yet.
 
         Args:
-            keys: Keys of the items wanted.
+            keys: Keys of the items.
             encode: Returns the array, shape (rows, width), of each key of a batch.
-            batch_size: Items encoded at once.
-            purpose: What the progress bar says.
-            show_progress: Whether to show it.
+            batch_size: Number of items encoded at once.
+            purpose: Description of the progress bar.
+            show_progress: Whether to show the progress bar.
 
         Returns:
-            The cache itself, which holds all of them.
+            The cache itself, which then contains all items.
 
         Raises:
-            OSError: If the disk has no room for the items.
+            OSError: If the disk has not enough free space for the items.
         """
         wanted = list(dict.fromkeys(keys))
-        if all(key in self._places for key in wanted):
+        if all(key in self._locations for key in wanted):
             return self
         with FileLock(self.folder / "lock"):
             self.refresh()
             for stale in self.folder.glob("*.partial"):  # of a process that was killed
                 stale.unlink(missing_ok=True)
-            missing = [key for key in wanted if key not in self._places]
+            missing = [key for key in wanted if key not in self._locations]
             writer = _ShardWriter(self.folder)
             try:
                 with tqdm(total=len(missing), desc=purpose, disable=not show_progress) as bar:
@@ -148,7 +158,7 @@ class StateCache:
 
 
 class _ShardWriter:
-    """Writes items into files of bounded size."""
+    """Writes items to files of limited size."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.bytes = folder, 0
@@ -171,7 +181,7 @@ class _ShardWriter:
             self.close()
 
     def close(self) -> None:
-        """Completes the file that is open; its name comes from the keys in it."""
+        """Completes the open file, whose name is the hash of its keys."""
         if self._file is None:
             return
         self._file.flush()
@@ -186,10 +196,10 @@ class _ShardWriter:
         self._keys, self._rows = [], []
 
     def abandon(self) -> None:
-        """Removes what is not complete."""
+        """Removes an incomplete file."""
         try:
             if self._file is not None:
-                self._file.close()  # writes what is buffered, which a full disk refuses once more
+                self._file.close()  # flushes its buffer, which fails again on a full disk
         finally:
             self._part.unlink(missing_ok=True)
 

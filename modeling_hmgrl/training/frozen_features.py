@@ -1,4 +1,4 @@
-"""States of frozen encoders: which items a run needs, under which keys, and their batches."""
+"""Cached states of frozen encoders: keys of the items, encoding, and reading of batches."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
@@ -15,18 +15,18 @@ from .feature_cache import StateCache
 
 
 def image_bytes(image: dict[str, Any]) -> bytes:
-    """Bytes of an undecoded picture, ``{"bytes", "path"}`` as datasets stores it."""
+    """Bytes of an undecoded image, ``{"bytes", "path"}`` as datasets stores it."""
     return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
 
 
 def image_key(image: dict[str, Any]) -> str:
-    """Hash of a picture's bytes."""
+    """Hash of an image's bytes."""
     if image["bytes"] is None:
         return _file_key(image["path"])
     return hashlib.sha256(image["bytes"]).hexdigest()
 
 
-@cache  # many samples share a picture, and a run reads its files as they are at its start
+@cache  # many samples share an image; files are assumed not to change during a run
 def _file_key(path: str) -> str:
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -40,21 +40,21 @@ def image_features(
     batch_size: int = 32,
     show_progress: bool = True,
 ) -> StateCache:
-    """Encodes distinct pictures with the model's image encoder, as far as that is not done.
+    """Encodes distinct images with the model's image encoder unless they are cached.
 
     Args:
         model: A :class:`HMGRLModel` whose image encoder is frozen.
         processor: A :class:`HMGRLProcessor`.
-        images: For each :func:`image_key` what reads the undecoded picture.
+        images: Function that reads the undecoded image, by :func:`image_key`.
         directory: Folder of caches.
-        batch_size: Pictures encoded at once.
+        batch_size: Number of images encoded at once.
         show_progress: Whether to show a progress bar.
 
     Returns:
-        The cache, which holds all of them.
+        The cache, which contains all images by their key.
 
     Raises:
-        OSError: If the disk has no room.
+        OSError: If the disk has not enough free space.
     """
 
     def encode(keys: Sequence[str]) -> Sequence[np.ndarray]:
@@ -65,7 +65,7 @@ def image_features(
 
     key = encoder_key(model.vision_model, settings_of(processor.image_processor))
     return StateCache(Path(directory) / key).fill(
-        images, encode, batch_size, "Encoding pictures", show_progress
+        images, encode, batch_size, "Encoding images", show_progress
     )
 
 
@@ -82,21 +82,21 @@ def text_features(
     batch_size: int = 32,
     show_progress: bool = True,
 ) -> StateCache:
-    """Encodes distinct texts with the model's text encoder, as far as that is not done.
+    """Encodes distinct texts with the model's text encoder unless they are cached.
 
     Args:
         model: A :class:`HMGRLModel` whose text encoder is frozen.
         processor: A :class:`HMGRLProcessor`.
         rows: Token ids of each text, special tokens included.
         directory: Folder of caches.
-        batch_size: Texts encoded at once.
+        batch_size: Number of texts encoded at once.
         show_progress: Whether to show a progress bar.
 
     Returns:
-        The cache, which holds all of them by :func:`text_key`.
+        The cache, which contains all texts by :func:`text_key`.
 
     Raises:
-        OSError: If the disk has no room.
+        OSError: If the disk has not enough free space.
     """
     ids_of = {text_key(ids): ids for ids in rows}
 
@@ -107,7 +107,7 @@ def text_features(
         states = states.half().cpu().numpy()
         return [row[: len(ids_of[key])] for row, key in zip(states, keys, strict=True)]
 
-    # Padding costs least among texts of like length.
+    # Sorted by length to reduce padding.
     ordered = sorted(ids_of, key=lambda key: (len(ids_of[key]), key))
     key = encoder_key(model.text_model, "text")
     return StateCache(Path(directory) / key).fill(
@@ -120,10 +120,11 @@ def read_batch(cache_of_encoder: StateCache, keys: Sequence[str | None]) -> tupl
 
     Args:
         cache_of_encoder: The cache.
-        keys: Key of each of B items, or None; at least one is not None.
+        keys: Key of each of B items, or None for an absent one; at least one is not None.
 
     Returns:
-        States (B, rows, width) in half precision, 0 where absent; and which items are there, (B,).
+        States in half precision, shape (B, rows, width), 0 if absent, and the mask of present
+        items, shape (B,).
     """
     lengths = [0 if key is None else cache_of_encoder.rows(key) for key in keys]
     states = np.zeros((len(keys), max(lengths), cache_of_encoder.width or 0), dtype=np.float16)

@@ -1,4 +1,4 @@
-"""What is learnt on the hyperboloid: parameters that geoopt's optimizer keeps there."""
+"""Parameters on the hyperboloid, which geoopt's optimizer keeps there."""
 
 from typing import Any
 
@@ -9,17 +9,17 @@ from ..lorentz import expmap0, logmap0, project, wide
 
 
 def wrap_manifold_parameters(module: nn.Module) -> int:
-    """Makes geoopt manifold parameters of those that live on the hyperboloid.
+    """Replaces parameters on the hyperboloid by geoopt manifold parameters.
 
-    Loading a checkpoint leaves plain parameters, with which a Riemannian optimizer would drift off
-    the manifold without an error; call this once before building the optimizer. Points that a
-    flat optimizer moved off the manifold before are projected to it.
+    Loading a checkpoint creates plain parameters, which a Riemannian optimizer would move off the
+    manifold without an error; call this function once before creating the optimizer. Points that a
+    Euclidean optimizer has moved off the manifold are projected to it.
 
     Args:
         module: Model whose submodules declare ``manifold_parameter_names`` and a fixed ``c``.
 
     Returns:
-        The number of parameters that live on the manifold.
+        The number of parameters on the manifold.
     """
     found = 0
     part: Any
@@ -29,7 +29,7 @@ def wrap_manifold_parameters(module: nn.Module) -> int:
             if parameter is None:
                 continue
             found += 1
-            import geoopt  # noqa: PLC0415 - heavy, and needed by this option alone
+            import geoopt  # noqa: PLC0415 - slow to import and rarely used
 
             if not isinstance(parameter, geoopt.ManifoldParameter):
                 manifold = geoopt.Lorentz(k=parameter.new_tensor(part.c))
@@ -49,16 +49,16 @@ def on_manifold(x: Tensor, c: float) -> Tensor:
 
 
 def to_average(weight: Any) -> Tensor:
-    """What of a weight may be averaged: the weight itself, or a point's tangent vector.
+    """Maps a weight to a vector space, in which it can be averaged.
 
-    A mean of coordinates of points lies inside the hyperboloid, not on it; that of their
-    logarithms at the origin is the logarithm of a point.
+    The mean of points of the hyperboloid does not lie on it, but the mean of their logarithms at
+    the origin is the logarithm of a point.
 
     Args:
-        weight: A parameter, of geoopt if it is a point of the hyperboloid, shape (..., D + 1).
+        weight: A parameter; a geoopt parameter if it holds points, shape (..., D + 1).
 
     Returns:
-        The weight, or space parts of tangent vectors at the origin, shape (..., D).
+        The weight itself, or the space parts of tangent vectors at the origin, shape (..., D).
     """
     if not is_point(weight):
         return weight
@@ -66,12 +66,12 @@ def to_average(weight: Any) -> Tensor:
 
 
 def from_average(average: Tensor, weight: Any) -> Tensor:
-    """The inverse of :func:`to_average`: a value for ``weight``."""
+    """Maps an average to a value of ``weight``, the inverse of :func:`to_average`."""
     if not is_point(weight):
         return average
     return expmap0(wide(average), float(weight.manifold.k)).to(average.dtype)
 
 
 def is_point(weight: Any) -> bool:
-    """Whether a parameter is a point of the hyperboloid, wrapped as a parameter of geoopt."""
+    """Whether a parameter is a geoopt parameter on the hyperboloid."""
     return getattr(weight, "manifold", None) is not None

@@ -16,21 +16,23 @@ _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with
 
 
 def make_optimizer(model: nn.Module, arguments: HMGRLTrainingArguments) -> torch.optim.Optimizer:
-    """Makes AdamW with rates for encoders and heads; Riemannian Adam where points are learnt.
+    """Creates AdamW with separate learning rates for encoders and heads.
+
+    If the model has parameters on the hyperboloid, the optimizer is Riemannian Adam.
 
     Args:
-        model: Model; what lives on the hyperboloid is wrapped as geoopt parameters.
+        model: Model; its parameters on the hyperboloid are replaced by geoopt parameters.
         arguments: Arguments of the run.
 
     Returns:
-        The optimizer over all parameters that are trained.
+        The optimizer of all trainable parameters.
 
     Raises:
-        ValueError: If weight decay is asked for with parameters on the hyperboloid.
+        ValueError: If weight decay is combined with parameters on the hyperboloid.
     """
     riemannian = wrap_manifold_parameters(model) > 0
     if riemannian and arguments.weight_decay:
-        raise ValueError("weight_decay: expected 0 where parameters live on the hyperboloid")
+        raise ValueError("weight_decay: expected 0 for a model with parameters on the hyperboloid")
     encoders = {
         id(parameter)
         for part in model.modules()
@@ -52,7 +54,7 @@ def make_optimizer(model: nn.Module, arguments: HMGRLTrainingArguments) -> torch
         for (encoder, matrix), parameters in groups.items()
     ]
     if riemannian:
-        import geoopt  # noqa: PLC0415 - heavy, and needed by this option alone
+        import geoopt  # noqa: PLC0415 - slow to import and rarely used
 
         return geoopt.optim.RiemannianAdam(settings, stabilize=10)
     return torch.optim.AdamW(settings, fused=True)
@@ -61,7 +63,7 @@ def make_optimizer(model: nn.Module, arguments: HMGRLTrainingArguments) -> torch
 def make_schedule(
     optimizer: torch.optim.Optimizer, arguments: HMGRLTrainingArguments, steps: int
 ) -> LRScheduler:
-    """Makes the schedule over ``steps`` optimizer steps."""
+    """Creates the learning-rate schedule over ``steps`` optimizer steps."""
     return get_scheduler(
         _SCHEDULES[arguments.schedule],
         optimizer,
@@ -77,7 +79,19 @@ class WeightAverage:
 
     Args:
         model: Model.
-        decay: Share of the average that a step keeps, in (0, 1).
+        decay: Weight of the previous average in each update, in (0, 1).
+
+    Examples:
+        >>> layer = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.constant_(layer.weight, 1.0)
+        >>> average = WeightAverage(layer, decay=0.75)
+        >>> _ = nn.init.constant_(layer.weight, 5.0)
+        >>> average.update()
+        >>> with average.applied():
+        ...     layer.weight.item()
+        2.0
+        >>> layer.weight.item()
+        5.0
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -88,14 +102,14 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes the weights of a step into the average."""
+        """Updates the average with the current weights."""
         averages = list(self.averages.values())
         weights = [to_average(weight) for weight in self.weights.values()]
         torch._foreach_lerp_(averages, weights, 1 - self.decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Puts the average in the place of the weights, for as long as the context lasts."""
+        """Replaces the weights by their average within the context."""
         points = {n: w.detach().clone() for n, w in self.weights.items() if is_point(w)}
         averages = {n: from_average(self.averages[n], self.weights[n]) for n in points}
         self._swap(averages)
@@ -106,7 +120,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def _swap(self, points: dict[str, torch.Tensor]) -> None:
-        """Swaps flat weights with their averages, and sets the points of the hyperboloid."""
+        """Swaps Euclidean weights with their averages, and sets the points of the hyperboloid."""
         for name, weight in self.weights.items():
             if name in points:
                 weight.copy_(points[name])
@@ -116,7 +130,7 @@ class WeightAverage:
             self.averages[name].copy_(kept)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The averages by name of their weight."""
+        """Averages by the name of their weight."""
         return self.averages
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:

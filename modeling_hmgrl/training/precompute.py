@@ -1,4 +1,4 @@
-"""What is done once before training: pictures hashed, texts tokenised, frozen encoders run."""
+"""Preparation of the splits before training: tokenisation and states of frozen encoders."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from .training_arguments import HMGRLTrainingArguments
 
 @dataclass
 class Prepared:
-    """The splits, ready for batches.
+    """Prepared splits.
 
     Attributes:
         samples: Tokenised samples by split.
-        images: States of all pictures, if the image encoder is frozen and there are any.
+        images: States of all images, if there are any and the image encoder is frozen.
         texts: States of all texts, if the text encoder is frozen.
-        use_images: Whether there are pictures and an image encoder for them.
+        use_images: Whether there are images and the model has an image encoder.
     """
 
     samples: dict[str, Samples]
@@ -38,25 +38,25 @@ def prepare(
     arguments: HMGRLTrainingArguments,
     accelerator: Accelerator,
 ) -> Prepared:
-    """Tokenises the splits and encodes what frozen encoders say of them.
+    """Tokenises the splits and precomputes the states of frozen encoders.
 
-    Without any picture the image column goes, and with it the visual half of the model's work. With
-    a trained image encoder pictures stay undecoded in the records and are opened batch by batch.
+    If no record has an image, the image column is removed and the model takes text alone. If the
+    image encoder is trained, images remain undecoded in the records and are opened batch by batch.
 
     Args:
         model: The model, on its device.
         processor: Its processor.
         splits: Records by split.
         arguments: Arguments of the run.
-        accelerator: Its accelerator; one process encodes, the others read what it wrote.
+        accelerator: Its accelerator; one process encodes, the others read the states.
 
     Raises:
-        OSError: If the disk has no room for the states.
+        OSError: If the disk has not enough free space for the states.
     """
-    from datasets import Image  # noqa: PLC0415 - only to read pictures as bytes
+    from datasets import Image  # noqa: PLC0415 - only to read images as bytes
 
     config, backbone = model.config, getattr(model, model.base_model_prefix)
-    backbone.train(backbone.training)  # a new model's frozen encoders would still drop out
+    backbone.train(backbone.training)  # disables dropout in the frozen encoders of a new model
     shows = arguments.progress and accelerator.is_main_process
     splits = {n: data.cast_column("image", Image(decode=False)) for n, data in splits.items()}
     use_images = (
@@ -70,15 +70,14 @@ def prepare(
     elif config.freeze_vision:
         for name, data in splits.items():
             keys = [None if image is None else image_key(image) for image in data["image"]]
-            pictures = data.select_columns("image")
+            column = data.select_columns("image")
             for row, key in enumerate(keys):
                 if key is not None:
-                    images.setdefault(key, partial(_picture, pictures, row))
+                    images.setdefault(key, partial(_read_image, column, row))
             splits[name] = data.remove_columns("image").add_column("image_key", keys)
     samples = {name: Samples(data, processor, shows) for name, data in splits.items()}
-    # Padding takes part in what an encoder says where it is not masked; such states depend on the
-    # batch and cannot be kept.
-    keeps_texts = config.freeze_text and config.mask_padding
+    # If padding is not masked, states depend on the batch and cannot be cached.
+    caches_texts = config.freeze_text and config.mask_padding
     states: dict[str, StateCache | None] = {"images": None, "texts": None}
     with accelerator.main_process_first():
         if images:
@@ -90,7 +89,7 @@ def prepare(
                 arguments.eval_batch_size,
                 shows,
             )
-        if keeps_texts:
+        if caches_texts:
             rows = (text.ids for split in samples.values() for text in split.texts)
             states["texts"] = text_features(
                 backbone, processor, rows, arguments.feature_dir, arguments.eval_batch_size, shows
@@ -98,6 +97,6 @@ def prepare(
     return Prepared(samples, states["images"], states["texts"], use_images)
 
 
-def _picture(pictures: Any, row: int) -> dict[str, Any]:
-    """An undecoded picture, read when it is needed."""
-    return pictures[row]["image"]
+def _read_image(data: Any, row: int) -> dict[str, Any]:
+    """Reads the undecoded image of a record."""
+    return data[row]["image"]

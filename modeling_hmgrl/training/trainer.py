@@ -1,4 +1,4 @@
-"""Training of a model that answers the contract of HMGRLForZeroShotTyping."""
+"""Training of models with the interface of HMGRLForZeroShotTyping."""
 
 import math
 import shutil
@@ -22,12 +22,7 @@ from ..processing_hmgrl import HMGRLProcessor
 from ..reports.run_report import FREE_ARGUMENTS, PARTS, write_run_files
 from ..storage import write_json
 from .batching import Batches
-from .checkpointing import (
-    Place,
-    last_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from .checkpointing import TrainerState, last_checkpoint, load_checkpoint, save_checkpoint
 from .collectives import gather_with_gradient
 from .evaluator import HMGRLEvaluator
 from .optimization import WeightAverage, make_optimizer, make_schedule
@@ -39,7 +34,7 @@ _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 @dataclass
 class _Run:
-    """What the epochs of a run share."""
+    """Objects that the epochs of a run share."""
 
     model: Any
     optimizer: Any
@@ -48,7 +43,7 @@ class _Run:
     loader: DataLoader[Any]
     constant: dict[str, torch.Tensor]
     total: int
-    place: Place
+    state: TrainerState
     first_step: int
     started: float
 
@@ -56,10 +51,10 @@ class _Run:
 class HMGRLTrainer(HMGRLEvaluator):
     """Trains a model on accelerate and reports calibrated generalized zero-shot scores.
 
-    Each epoch is validated over the seen and the validation-unseen labels; gamma and the best
-    checkpoint are chosen there and nowhere else. The best checkpoint lies in ``output_dir`` as soon
-    as there is one, so that an interrupted run leaves a usable model; checkpoints to go on from lie
-    in ``checkpoints`` below it, and ``arguments.resume`` takes up the last one, to the bit.
+    Each epoch is validated over the seen and the validation-unseen labels; gamma and the best model
+    are chosen there alone. The best model so far is in ``output_dir``, so that an interrupted run
+    leaves a usable one. Checkpoints are in its subfolder ``checkpoints``; with
+    ``arguments.resume``, training resumes exactly from the last one.
 
     Args:
         model: Model.
@@ -68,9 +63,45 @@ class HMGRLTrainer(HMGRLEvaluator):
         labels: Label sets.
         train: Records with text, spans, image, label (a ClassLabel).
         validation: Records of seen and validation-unseen labels.
-        test: Records of seen and test-unseen labels; None to leave the test out.
-        data_report: What the report says about the data.
+        test: Records of seen and test-unseen labels; None to omit the test.
+        data_report: Description of the data in the report.
         method: Name of the method in the report.
+
+    Examples:
+        >>> from datasets import ClassLabel, Dataset, Features, Image, Sequence, Value
+        >>> from transformers import BertConfig, BertTokenizer, ViTImageProcessorPil
+        >>> from modeling_hmgrl import HMGRLConfig, HMGRLForZeroShotTyping
+        >>> words = "[PAD] [UNK] [CLS] [SEP] [MASK] * the fox saw oak animal tool plant".split()
+        >>> tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+        >>> processor = HMGRLProcessor(ViTImageProcessorPil(), tokenizer, use_images=False)
+        >>> text_config = BertConfig(
+        ...     vocab_size=len(words), hidden_size=16, num_attention_heads=2, num_hidden_layers=1
+        ... )
+        >>> model = HMGRLForZeroShotTyping(HMGRLConfig(text_config=text_config))
+        >>> model.add_markers(processor)
+        >>> features = Features(
+        ...     text=Value("string"),
+        ...     spans=Sequence(Sequence(Value("int32"))),
+        ...     image=Image(),
+        ...     label=ClassLabel(names=["animal", "tool", "plant"]),
+        ... )
+        >>> def records(*texts):
+        ...     rows = [
+        ...         {"text": text, "spans": [[4, 7]], "image": None, "label": label}
+        ...         for label, text in enumerate(texts)
+        ...     ]
+        ...     return Dataset.from_list(rows, features=features)
+        >>> trainer = HMGRLTrainer(
+        ...     model,
+        ...     processor,
+        ...     HMGRLTrainingArguments("run", epochs=1, tracker="none", progress=False),
+        ...     LabelSets.of(seen=("animal", "tool"), validation_unseen=("plant",), test_unseen=()),
+        ...     train=records("the fox", "the saw"),
+        ...     validation=records("the fox", "the saw", "the oak"),
+        ... )
+        >>> report = trainer.train()
+        >>> [(row["name"], row["support"]) for row in report["validation"]["per_class"]]
+        [('animal', 1), ('tool', 1), ('plant', 1)]
     """
 
     average: WeightAverage | None = None
@@ -93,10 +124,10 @@ class HMGRLTrainer(HMGRLEvaluator):
         super().__init__(model, processor, arguments, labels, splits, names, data_report, method)
 
     def train(self, extra: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Trains, keeps the best checkpoint in ``output_dir``, tests it, writes the report.
+        """Trains, saves the best model in ``output_dir``, tests it and writes the report.
 
         Args:
-            extra: What the report holds beside, such as the scores of references.
+            extra: Further fields of the report, such as the scores of training-free baselines.
 
         Returns:
             The report.
@@ -104,30 +135,30 @@ class HMGRLTrainer(HMGRLEvaluator):
         Raises:
             FloatingPointError: If the loss is not finite.
             OSError: If the folder cannot be written.
-            ValueError: If the run to go on from was another one.
+            ValueError: If the checkpoint to resume from is of a run with other settings.
         """
         arguments, accelerator = self.arguments, self.accelerator
         run = self._start()
-        place = run.place
+        state = run.state
         bar = tqdm(
             total=run.total,
-            initial=place.step,
+            initial=state.step,
             desc="Training",
             unit="step",
             disable=not self._shows_progress,
         )
-        while place.step < run.total:
-            if arguments.patience and place.waited >= arguments.patience:
+        while state.step < run.total:
+            if arguments.patience and state.waited >= arguments.patience:
                 break
             self._train_epoch(run, bar)
-            place.epoch, place.batch = place.epoch + 1, 0
+            state.epoch, state.batch = state.epoch + 1, 0
             self._end_epoch(run, bar)
-            if arguments.save_epochs and place.epoch % arguments.save_epochs == 0:
+            if arguments.save_epochs and state.epoch % arguments.save_epochs == 0:
                 self._checkpoint(run)
         bar.close()
         accelerator.wait_for_everyone()
         self.load_best()
-        report = self.report({"validation": place.best} if place.best else None) | (extra or {})
+        report = self.report({"validation": state.best} if state.best else None) | (extra or {})
         if accelerator.is_main_process:
             write_json(self.output_dir / REPORT_NAME, report)
         accelerator.end_training()
@@ -135,7 +166,7 @@ class HMGRLTrainer(HMGRLEvaluator):
 
     @torch.no_grad()
     def _constant_inputs(self) -> dict[str, torch.Tensor]:
-        """The labels of every step: as tokens, or encoded once if the text encoder is frozen."""
+        """Label inputs of every step: tokens, or encodings if the text encoder is frozen."""
         inputs = {
             **self._label_inputs(self.labels.seen),
             **self._label_inputs(self.labels.generator, "synthetic"),
@@ -151,7 +182,7 @@ class HMGRLTrainer(HMGRLEvaluator):
         }
 
     def _start(self) -> "_Run":
-        """Prepares all that an epoch needs, and goes back to where a stopped run was."""
+        """Prepares the objects that epochs share, and restores the state of a resumed run."""
         arguments, accelerator = self.arguments, self.accelerator
         samples = self.prepared.samples["train"]
         batches = Batches(
@@ -173,18 +204,18 @@ class HMGRLTrainer(HMGRLEvaluator):
         if arguments.tracker != "none":
             accelerator.init_trackers("training")
         self._describe_in_config()
-        place = self._resumed(schedule) or Place()
+        state = self._resumed(schedule) or TrainerState()
         return _Run(
             model, optimizer, schedule, batches, self._loader("train", batches), constant, total,
-            place, place.step, time.perf_counter(),
+            state, state.step, time.perf_counter(),
         )  # fmt: skip
 
     def _train_epoch(self, run: "_Run", bar: Any) -> None:
-        arguments, accelerator, place = self.arguments, self.accelerator, run.place
+        arguments, accelerator, state = self.arguments, self.accelerator, run.state
         run.model.train()
-        run.batches.start_at(place.epoch, place.batch)
+        run.batches.start_at(state.epoch, state.batch)
         for batch in self._on_device(run.loader):
-            place.batch += 1
+            state.batch += 1
             with accelerator.accumulate(run.model):
                 with accelerator.autocast():
                     output = run.model(**batch, **run.constant)
@@ -195,57 +226,57 @@ class HMGRLTrainer(HMGRLEvaluator):
                 run.optimizer.zero_grad()
             if not accelerator.sync_gradients:
                 continue
-            place.step += 1
-            if not accelerator.optimizer_step_was_skipped:  # as half precision does on overflow
+            state.step += 1
+            if not accelerator.optimizer_step_was_skipped:  # on overflow in half precision
                 run.schedule.step()
             if self.average is not None:
                 self.average.update()
             bar.update()
-            if place.step % arguments.log_steps == 0 or place.step == run.total:
+            if state.step % arguments.log_steps == 0 or state.step == run.total:
                 self._log_step(output, run, bar)
-            if place.step == run.total:
+            if state.step == run.total:
                 break
-            if arguments.save_steps and place.step % arguments.save_steps == 0:
+            if arguments.save_steps and state.step % arguments.save_steps == 0:
                 self._checkpoint(run)
 
     def _end_epoch(self, run: "_Run", bar: Any) -> None:
-        """Validates, and keeps the weights if they are the best so far."""
-        place = run.place
+        """Validates, and saves the model if it is the best so far."""
+        state = run.state
         with nullcontext() if self.average is None else self.average.applied():
-            scores = self._validate(place)
+            scores = self._validate(state)
             if self._shows_progress:
-                bar.write(self._epoch_line(place, scores))
-            place.waited += 1
-            if place.best is None or self._better(scores, place.best):
-                place.best, place.waited = scores, 0
+                bar.write(self._epoch_line(state, scores))
+            state.waited += 1
+            if state.best is None or self._better(scores, state.best):
+                state.best, state.waited = scores, 0
                 self.save(self.output_dir, run.model)
 
     def _engine(self, total: int) -> tuple[Any, Any, Any]:
-        """Model, optimizer and schedule as the engine wants them."""
+        """Model, optimizer and schedule, prepared for the engine."""
         arguments, accelerator = self.arguments, self.accelerator
         if accelerator.distributed_type == DistributedType.DEEPSPEED:
-            # It would take the size from a loader, and the loader is not its business here.
+            # DeepSpeed infers the size from a loader, but prepares none here.
             plugin = accelerator.state.deepspeed_plugin.deepspeed_config
             plugin["train_micro_batch_size_per_gpu"] = arguments.batch_size
         if arguments.compile:
             self.model.compile(dynamic=True)
         optimizer = make_optimizer(self.model, arguments)
         self.model.gather = gather_with_gradient
-        # Not handed to accelerate, which would step it once for each process, rounding otherwise.
+        # Not prepared by accelerate, which steps a schedule once per process, with other rounding.
         schedule = make_schedule(optimizer, arguments, total)
         if arguments.ema_decay:
             if accelerator.distributed_type in _SHARDED:
-                raise ValueError("ema_decay: expected 0 where an engine shards the weights")
+                raise ValueError("ema_decay: expected 0, as the engine shards the weights")
             self.average = WeightAverage(self.model, arguments.ema_decay)
         model, optimizer = accelerator.prepare(self.model, optimizer)
         if accelerator.distributed_type == DistributedType.FSDP:
-            # Evaluation calls it by itself; the engine gathers weights for forward() alone.
+            # Evaluation calls this method directly; FSDP gathers weights only for forward().
             register_fsdp_forward_method(model, "encode_labels")
             self.model = model
         return model, optimizer, schedule
 
     def _fixed(self) -> dict[str, Any]:
-        """What a run that goes on must have in common with the one that stopped."""
+        """Properties that a resumed run must have in common with the interrupted one."""
         fixed = self.arguments.to_dict()
         fixed = {name: value for name, value in fixed.items() if name not in FREE_ARGUMENTS}
         return fixed | {
@@ -258,38 +289,38 @@ class HMGRLTrainer(HMGRLEvaluator):
     def _checkpoint(self, run: "_Run") -> None:
         averages = None if self.average is None else self.average.state_dict()
         limit = self.arguments.save_total_limit
-        state = {
-            **asdict(run.place),
+        content = {
+            **asdict(run.state),
             "schedule": run.schedule.last_epoch,
             "history": self.history,
             "fixed": self._fixed(),
         }
-        save_checkpoint(self.accelerator, self.output_dir, state, limit, averages)
+        save_checkpoint(self.accelerator, self.output_dir, content, limit, averages)
 
-    def _resumed(self, schedule: Any) -> Place | None:
-        """Restores the last checkpoint and returns the place in the run, if that is wanted."""
+    def _resumed(self, schedule: Any) -> TrainerState | None:
+        """Restores the last checkpoint if the run is resumed, and returns its state."""
         folder = last_checkpoint(self.output_dir) if self.arguments.resume else None
         if folder is None:
             return None
-        state, averages = load_checkpoint(self.accelerator, folder, self._fixed())
+        saved, averages = load_checkpoint(self.accelerator, folder, self._fixed())
         if self.average is not None:
             self.average.load_state_dict(averages)
-        self.history = state["history"]
-        # The rates themselves are the optimizer's; a schedule is a function of this number.
-        schedule.last_epoch, schedule._step_count = state["schedule"], state["schedule"] + 1
+        self.history = saved["history"]
+        # The optimizer restores the rates themselves; the schedule depends on the step alone.
+        schedule.last_epoch, schedule._step_count = saved["schedule"], saved["schedule"] + 1
         if self._shows_progress:
-            print(f"Going on from {folder}")
-        return Place(**{field.name: state[field.name] for field in fields(Place)})
+            print(f"Resuming from {folder}")
+        return TrainerState(**{field.name: saved[field.name] for field in fields(TrainerState)})
 
     def _describe_in_config(self) -> None:
-        """Writes into the config what a loaded model must know about its labels."""
+        """Writes the labels to the config, for a model loaded later."""
         config = self.model.config
         config.seen_labels = list(self.labels.seen)
         config.generator_labels = list(self.labels.generator)
         config.label_texts = dict(self.labels.texts) or None
 
     def _log_step(self, output: Any, run: "_Run", bar: Any) -> None:
-        step = run.place.step
+        step = run.state.step
         terms = {name: value.detach().item() for name, value in output.loss_terms.items()}
         loss = output.loss.detach().item()
         if not math.isfinite(loss):
@@ -306,7 +337,7 @@ class HMGRLTrainer(HMGRLEvaluator):
         logged |= {f"loss/{name}": value for name, value in terms.items()}
         self.accelerator.log({f"train/{name}": value for name, value in logged.items()}, step=step)
 
-    def _validate(self, place: Place) -> dict[str, Any]:
+    def _validate(self, state: TrainerState) -> dict[str, Any]:
         """Chooses gamma and temperature on validation, sets them and returns the scores."""
         scores, truth = self.scores("validation")
         mask = self.labels.seen_mask("validation")
@@ -317,44 +348,44 @@ class HMGRLTrainer(HMGRLEvaluator):
         names = self.labels.candidates("validation")
         result = evaluate_scores(scores, truth, mask, gamma, names, temperature)
         summary = {part: result[part] for part in PARTS}
-        done = {"epoch": place.epoch, "step": place.step, "gamma": gamma}
+        done = {"epoch": state.epoch, "step": state.step, "gamma": gamma}
         self.history.append({**done, **summary})
         flat = {f"validation/{p}_{k}": v for p, part in summary.items() for k, v in part.items()}
         flat |= {"validation/ausuc": result["ausuc"], "validation/gamma": gamma}
-        self.accelerator.log(flat, step=place.step)
+        self.accelerator.log(flat, step=state.step)
         return result
 
     def _better(self, scores: dict[str, Any], best: dict[str, Any]) -> bool:
         metric = self.arguments.metric
         return scores["overall"][metric] > best["overall"][metric]
 
-    def _epoch_line(self, place: Place, scores: dict[str, Any]) -> str:
+    def _epoch_line(self, state: TrainerState, scores: dict[str, Any]) -> str:
         parts = [
             f"{name} {100 * scores[name]['accuracy']:.1f}/{100 * scores[name]['f1']:.1f}"
             for name in PARTS
         ]
         return (
-            f"epoch {place.epoch}, step {place.step}: validation accuracy/F1 {', '.join(parts)}, "
+            f"epoch {state.epoch}, step {state.step}: validation accuracy/F1 {', '.join(parts)}, "
             f"AUSUC {100 * scores['ausuc']:.1f}, gamma {scores['gamma']:.3f}"
         )
 
     def save(self, folder: str | Path, engine: Any = None) -> None:
         """Saves model and processor (safetensors, JSON) with the code that loads them.
 
-        A file is replaced when it is complete.
+        A file is replaced only when the new one is complete.
 
         Args:
             folder: The folder.
-            engine: The model as accelerate prepared it, where an engine shards its weights; all
-                processes call this then.
+            engine: The model as prepared by accelerate, required if an engine shards its weights;
+                then all processes must call this method.
 
         Raises:
-            OSError: If it cannot be written. What lay there before is still there.
+            OSError: If it cannot be written. The previous files remain.
         """
         model, state = self.model, None
         if engine is not None and self.accelerator.distributed_type in _SHARDED:
             state = self.accelerator.get_state_dict(engine)
-            # The engine made another class of the model; what is saved is the one it was.
+            # The engine changed the class of the model; the original one is saved.
             with torch.device("meta"):
                 model = self.model_class(self.model.config)
         if not self.accelerator.is_main_process:
@@ -370,10 +401,10 @@ class HMGRLTrainer(HMGRLEvaluator):
             shutil.rmtree(partial, ignore_errors=True)
 
     def load_best(self) -> None:
-        """Loads the best checkpoint, with its gamma and temperature, from ``output_dir``."""
+        """Loads the best model, with its gamma and temperature, from ``output_dir``."""
         best = self.model_class.from_pretrained(self.output_dir)
         if self.accelerator.distributed_type in _SHARDED:
-            self.model = best.to(self.accelerator.device)  # whole again, in each process
+            self.model = best.to(self.accelerator.device)  # unsharded, in each process
             return
         self.model.load_state_dict(best.state_dict())
         for name in ("calibration_gamma", "probability_temperature"):
@@ -384,12 +415,12 @@ class HMGRLTrainer(HMGRLEvaluator):
 
         Args:
             repo_id: Repository, "user/name".
-            **options: Options of :func:`card.push_run`: ``private``, ``token``, ``runs`` for the
-                spread over repetitions, ``dataset`` for the data's name on the Hub.
+            **options: Options of :func:`push_run`: ``private``, ``token``, ``runs`` for a standard
+                deviation over repetitions, ``dataset`` for the data's name on the Hub.
 
         Returns:
             URL of the commit.
         """
-        from ..reports.push import push_run  # noqa: PLC0415 - only for sharing
+        from ..reports.push import push_run  # noqa: PLC0415 - only for a push
 
         return push_run(self.output_dir, repo_id, **options)

@@ -11,35 +11,47 @@ class HMGRLTrainingArguments:
     """Arguments of :class:`HMGRLTrainer`.
 
     Attributes:
-        output_dir: Folder of the run: best checkpoint, report, logs.
-        epochs: Passes over as many draws as there are training samples.
-        max_steps: Optimizer steps at most; the epochs decide if 0.
-        batch_size: Samples in a batch, of each process.
-        eval_batch_size: Samples in a batch of evaluation, of each process.
+        output_dir: Folder of the run, for the best model, the report, checkpoints and logs.
+        epochs: Number of epochs, each with as many draws as there are training samples.
+        max_steps: Number of optimizer steps; if 0, ``epochs`` determines it.
+        batch_size: Number of samples in a training batch of each process.
+        eval_batch_size: Number of samples in an evaluation batch of each process.
         learning_rate: Learning rate of the encoders.
-        head_learning_rate: Learning rate of everything else.
+        head_learning_rate: Learning rate of all other parameters.
         weight_decay: Decoupled weight decay of matrices; biases, norms and scalars have none.
-        warmup_ratio: Share of the steps in which the rates grow from 0.
-        schedule: What follows: "linear" to 0, "cosine" to 0, or "constant".
-        max_grad_norm: Norm to which gradients are clipped; 0 for none.
-        gradient_accumulation_steps: Batches an optimizer step sums up. Contrast is within a batch.
+        warmup_ratio: Share of the steps in which the learning rates increase linearly from 0.
+        schedule: Schedule after the warmup: "linear" or "cosine" decay to 0, or "constant".
+        max_grad_norm: Norm to which gradients are clipped; 0 for no clipping.
+        gradient_accumulation_steps: Batches per optimizer step. The contrastive loss is computed
+            within each batch.
         gradient_checkpointing: Whether encoders recompute their states to save memory.
-        mixed_precision: "no", "bf16" or "fp16"; the hyperbolic parts stay in float32.
-        balanced: Whether batches cycle through the labels; a plain shuffle if not.
-        metric: Overall score of validation that chooses gamma and the best checkpoint.
-        patience: Epochs without a better score after which training ends; 0 for never.
+        mixed_precision: "no", "bf16" or "fp16"; hyperbolic operations remain in float32.
+        balanced: Whether to balance the labels of batches; otherwise samples are shuffled.
+        metric: Overall metric on validation by which gamma and the best checkpoint are chosen.
+        patience: Number of epochs without improvement after which training ends; 0 to disable.
         seed: Seed of initialisation, order and noise.
-        log_steps: Steps between two entries of the log.
-        tracker: Any tracker that accelerate knows by name, or "none".
-        feature_dir: Folder where states of frozen encoders are kept.
+        log_steps: Number of steps between log entries.
+        tracker: Name of a tracker of accelerate, or "none".
+        feature_dir: Folder of the cached states of frozen encoders.
         progress: Whether to show progress bars.
-        compile: Whether torch.compile makes the model's code; the first steps are slow then.
-        ema_decay: Decay of an average of the weights that is evaluated and kept in their place; 0
-            for none.
-        save_epochs: Epochs between two checkpoints to go on from; 0 for none.
-        save_steps: Optimizer steps between two more such checkpoints; 0 for none.
-        save_total_limit: Checkpoints kept; 0 for all.
-        resume: Whether to go on from the last checkpoint in ``output_dir``, if there is one.
+        compile: Whether to compile the model by torch.compile, which slows down the first steps.
+        ema_decay: Decay of an exponential moving average of the weights, which replaces them in
+            evaluation and in the saved model; 0 to disable.
+        save_epochs: Number of epochs between checkpoints for resuming; 0 for none.
+        save_steps: Number of optimizer steps between further such checkpoints; 0 for none.
+        save_total_limit: Number of checkpoints to keep; 0 for all.
+        resume: Whether to resume from the last checkpoint in ``output_dir``, if there is one.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Examples:
+        >>> arguments = HMGRLTrainingArguments("runs/0", epochs=5, learning_rate=3e-5)
+        >>> arguments.to_dict()["epochs"], arguments.schedule
+        (5, 'linear')
+        >>> HMGRLTrainingArguments("runs/0", epochs=0)
+        Traceback (most recent call last):
+        ValueError: epochs: got 0, expected 1 or more
     """
 
     output_dir: str
@@ -90,7 +102,7 @@ class HMGRLTrainingArguments:
 
     @staticmethod
     def paper(task: str) -> dict[str, Any]:
-        """Arguments of the authors' scripts: Adam, rate 1e-5, constant (HMGRL, section 8)."""
+        """Arguments of the authors' scripts: Adam, constant rate of 1e-5 (HMGRL, section 8)."""
         if task not in PAPER_TASK_WEIGHTS:
             raise ValueError(f"task: got {task!r}, expected one of {sorted(PAPER_TASK_WEIGHTS)}")
         typing = task == "typing"
@@ -106,7 +118,7 @@ class HMGRLTrainingArguments:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the arguments as a JSON-able dict."""
+        """Returns the arguments as a JSON-serialisable dict."""
         return asdict(self)
 
     @classmethod

@@ -21,7 +21,7 @@ from transformers import (
     ViTModel,
 )
 
-from modeling_hmgrl.explanation.heatmap import MAX_SIDE, heat_over, patch_grid, visible_box
+from modeling_hmgrl.explanation.heatmap import MAX_SIDE, overlay_heatmap, patch_grid, visible_box
 
 # The grid of patches
 
@@ -146,7 +146,7 @@ def test_visible_box(processor, size, box):
 
 def heated(weights, size=(40, 20), **options):
     image = Image.new("RGB", size, (100, 100, 100))
-    return np.asarray(heat_over(image, np.array(weights), **options)).astype(int)
+    return np.asarray(overlay_heatmap(image, np.array(weights), **options)).astype(int)
 
 
 def test_heat_colours_what_weighs():
@@ -166,7 +166,7 @@ def test_no_weight_has_no_colour():
 def test_heat_is_half_drained_of_colour():
     image = Image.new("RGB", (8, 8), (200, 0, 0))
     grey = float(np.asarray(image.convert("L"))[0, 0])
-    pixel = np.asarray(heat_over(image, np.zeros((1, 1))))[0, 0]
+    pixel = np.asarray(overlay_heatmap(image, np.zeros((1, 1))))[0, 0]
     np.testing.assert_allclose(pixel, [(200 + grey) / 2, grey / 2, grey / 2], atol=1)
 
 
@@ -186,7 +186,7 @@ def test_heat_stays_in_its_box(box):
 
 def test_a_large_picture_is_scaled_down():
     image = Image.new("RGB", (3000, 600), "white")
-    drawn = heat_over(image, np.ones((2, 2)), (1500.0, 0.0, 3000.0, 600.0))
+    drawn = overlay_heatmap(image, np.ones((2, 2)), (1500.0, 0.0, 3000.0, 600.0))
     assert drawn.size == (MAX_SIDE, 205)
     pixels = np.asarray(drawn)
     assert (pixels[:, :500] == 255).all()

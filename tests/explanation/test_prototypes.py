@@ -1,4 +1,4 @@
-"""Explanation by example: nearest training samples, real and imagined prototypes."""
+"""Explanation by example: nearest training samples, real and synthetic prototypes."""
 
 import json
 import random
@@ -22,11 +22,11 @@ from tiny_world import (
 from modeling_hmgrl import ZeroShotTypingPipeline, lorentz
 from modeling_hmgrl.explanation.prototypes import Prototypes
 from modeling_hmgrl.explanation.sample_embeddings import (
-    center,
-    place,
+    centroid,
     sample_vectors,
     similarity,
     squared_radius,
+    to_score_space,
 )
 
 KINDS = ["cosine", "dot", "geodesic"]
@@ -106,7 +106,7 @@ def test_real_prototypes_are_means_of_their_samples():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_imagined_prototypes_are_means_of_what_the_generator_imagines(kind):
+def test_synthetic_prototypes_are_means_of_generated_samples(kind):
     pipe = pipe_of(kind)
     found = Prototypes.of(pipe, records(4))
     texts = {LABELS[4]: "a drink", LABELS[2]: "a plant"}
@@ -123,8 +123,8 @@ def test_imagined_prototypes_are_means_of_what_the_generator_imagines(kind):
         )
         noise = torch.randn(5, 10, generator=torch.Generator().manual_seed(0))
         drawn = model.hmcvae.generate(labels, 5, noise.expand(2, -1, -1))
-        placed = place(model, drawn)
-    torch.testing.assert_close(whole, center(model, placed.mean(1)), rtol=1e-4, atol=1e-5)
+        placed = to_score_space(model, drawn)
+    torch.testing.assert_close(whole, centroid(model, placed.mean(1)), rtol=1e-4, atol=1e-5)
 
 
 def test_center_of_points_of_the_hyperboloid():
@@ -132,7 +132,7 @@ def test_center_of_points_of_the_hyperboloid():
     c = squared_radius(pipe.model)
     assert c == pytest.approx(2.5)
     points = lorentz.expmap0(torch.tensor([[1.0, 0.5], [-0.3, 2.0]]), c)
-    middle = center(pipe.model, points.double().mean(0, keepdim=True))
+    middle = centroid(pipe.model, points.double().mean(0, keepdim=True))
     torch.testing.assert_close(lorentz.inner(middle, middle), torch.full((1,), -c).double())
     a, b = -similarity(pipe.model, middle.float(), points)[0]
     torch.testing.assert_close(a, b)  # of two points, halfway
@@ -179,7 +179,7 @@ def test_what_speaks_for_each_label(kind):
         raw = -scale * e.to_label**2 if kind == "geodesic" else scale * e.to_label
         assert raw - 0.3 * e.seen == pytest.approx(score, rel=1e-3, abs=1e-3)
         real = e.label in SEEN
-        assert (e.prototype, e.samples) == (("real", 6) if real else ("imagined", 64))
+        assert (e.prototype, e.samples) == (("real", 6) if real else ("synthetic", 64))
     own = vectors_of(pipe, [rows[4]])
     names = {name: name for name in expected["labels"]}
     near = similarity(pipe.model, own, Prototypes.of(pipe, rows).prototypes(names))[0]

@@ -21,7 +21,7 @@ def kill_at(step: int, where: str) -> None:
 
         def log_and_die(self, output, run, bar):
             log(self, output, run, bar)
-            if run.place.step == step:
+            if run.state.step == step:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         HMGRLTrainer._log_step = log_and_die

@@ -71,7 +71,7 @@ def test_another_run_is_not_gone_on_with(tmp_path):
     run(tmp_path / "run", max_steps=2)
     done = run(tmp_path / "run", expected=1, resume=True, batch_size=16, learning_rate=1e-3)
     message = done.stderr.splitlines()[-1]
-    assert "cannot go on from here" in message
+    assert "cannot be resumed" in message
     assert "learning_rate: was 0.003, is 0.001" in message
     assert "batch_size: was 8, is 16" in message
 
