@@ -1,4 +1,4 @@
-"""Models as ONNX: writing them, and running them with onnxruntime."""
+"""Export of models to ONNX, and inference with onnxruntime."""
 
 from .export import export_onnx
 from .modeling_onnx import ONNXZeroShotTyping

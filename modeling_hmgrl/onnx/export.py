@@ -1,4 +1,4 @@
-"""Writes a model as ONNX graphs, to be run by :class:`onnx_runner.ONNXZeroShotTyping`."""
+"""Export of a model to ONNX graphs, for :class:`modeling_onnx.ONNXZeroShotTyping`."""
 
 import copy
 import logging
@@ -32,20 +32,20 @@ from .modeling_onnx import (
 )
 
 OPSET = 23
-"""Version of ONNX's operators; the first with Attention as one of them."""
+"""Default version of the ONNX operators, the first with an Attention operator."""
 
 LEAST_OPSET = 18
-"""The oldest in which torch writes all operators."""
+"""Oldest version for which torch exports all operators."""
 
-# One file of protocol buffers holds no more.
+# Limit of a protocol buffers file.
 _MAX_BYTES = 2**31 - 2**20
 
 
 class _Graph(nn.Module):
-    """A step of a model as a module of its own, the form that torch exports.
+    """A step of a model as a module, which torch can export.
 
     Args:
-        model: The model, whose weights it takes along.
+        model: The model that holds the weights.
         step: The step, a function of the model and the graph's inputs.
     """
 
@@ -54,7 +54,7 @@ class _Graph(nn.Module):
         self.model, self.step = model, step
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Takes the step."""
+        """Computes the step."""
         return self.step(self.model, *inputs)
 
 
@@ -66,7 +66,7 @@ def _samples(
     image_states: Tensor | None = None,
     image_mask: Tensor | None = None,
 ) -> Tensor:
-    """Encoders' states to samples as they are compared with labels."""
+    """Computes sample vectors, which are compared with label vectors, from encoder states."""
     encoded = model.encode(
         None,
         attention_mask,
@@ -80,12 +80,12 @@ def _samples(
 
 
 def _label_encodings(model: Any, states: Tensor, attention_mask: Tensor) -> Tensor:
-    """Text encoder's states to label encodings."""
+    """Computes label encodings from text states."""
     return masked_mean(states, attention_mask if model.config.mask_padding else None)
 
 
 def _scores(model: Any, samples: Tensor, vectors: Tensor) -> Tensor:
-    """Samples and label vectors to logits."""
+    """Computes logits from sample vectors and label vectors."""
     return model.scorer.compare(samples, vectors, model.hmgrl.curvature())
 
 
@@ -106,19 +106,18 @@ def export_onnx(
     opset: int = OPSET,
     quantize: bool = False,
 ) -> Path:
-    """Writes a model as ONNX graphs in float32, with its configuration and its processor.
+    """Exports a model to ONNX graphs in float32, with its configuration and its processor.
 
-    The graphs are those of :data:`onnx_runner.GRAPHS`; none repeats the weights of another, and
-    all take any number of samples, tokens and labels. They compute what the model does in
-    evaluation. What only training needs is left out.
+    The graphs are those of :data:`modeling_onnx.GRAPHS`. They share no weights and accept any
+    number of samples, tokens and labels. They compute the model in evaluation mode; modules that
+    only training requires are omitted.
 
     Args:
-        model: A :class:`HMGRLForZeroShotTyping` whose labels are compared whole; it is left as it
-            is.
+        model: A :class:`HMGRLForZeroShotTyping` with ``label_parts=False``; it is not modified.
         processor: Its processor.
-        folder: Folder to write, made if it does not exist; an export that it holds is replaced.
-        opset: Version of ONNX's operators, 18 or later.
-        quantize: Whether the encoders are quantized, see :func:`quantize_onnx`.
+        folder: Output folder, created if it does not exist; an existing export is replaced.
+        opset: Version of the ONNX operators, 18 or later.
+        quantize: Whether to quantize the encoders, see :func:`quantize_onnx`.
 
     Returns:
         The folder.
@@ -127,6 +126,22 @@ def export_onnx(
         ImportError: If onnx, onnxscript or, for ``quantize``, onnxruntime is missing.
         ValueError: If the model is of another method or compares labels by parts, the folder holds
             a model of torch, the opset is too old, or an encoder is too large for one file.
+
+    Examples:
+        >>> from transformers import BertConfig, BertTokenizer, ViTImageProcessorPil
+        >>> from modeling_hmgrl import HMGRLConfig, HMGRLForZeroShotTyping, HMGRLProcessor
+        >>> words = "[PAD] [UNK] [CLS] [SEP] [MASK] * the fox saw animal tool".split()
+        >>> tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+        >>> processor = HMGRLProcessor(ViTImageProcessorPil(), tokenizer, use_images=False)
+        >>> text_config = BertConfig(
+        ...     vocab_size=len(words), hidden_size=16, num_attention_heads=2, num_hidden_layers=1
+        ... )
+        >>> model = HMGRLForZeroShotTyping(HMGRLConfig(text_config=text_config)).eval()
+        >>> model.add_markers(processor)
+        >>> folder = export_onnx(model, processor, "exported")
+        >>> sorted(path.name for path in folder.glob("*.onnx"))
+        ['label_encodings.onnx', 'label_vectors.onnx', 'samples.onnx', 'scores.onnx',
+         'text_encoder.onnx']
     """
     _check_method(model.config)
     if opset < LEAST_OPSET:
@@ -141,7 +156,7 @@ def export_onnx(
     folder.mkdir(parents=True, exist_ok=True)
     for stale in (MANIFEST, *(f"{name}.onnx" for name in GRAPHS)):
         (folder / stale).unlink(missing_ok=True)
-    model = _plain(model)
+    model = _prepared(model)
     examples, dims = _examples(model, processor), _dims(model, processor)
     images = model.hmgrl.vision_model is not None
     for name in graph_names(images):
@@ -165,18 +180,18 @@ def export_onnx(
         "quantized": False,
         "versions": {name: version(name) for name in ("torch", "transformers", "onnx")},
     }
-    write_json(folder / MANIFEST, content)  # last: without it nothing of the folder is read
+    write_json(folder / MANIFEST, content)  # last, as an export without it is not loaded
     if quantize:
         quantize_onnx(folder)
     return folder
 
 
 def quantize_onnx(folder: str | Path) -> None:
-    """Quantizes the encoders of an export, in place.
+    """Quantizes the encoders of an export in place.
 
-    The weights of their linear layers become 8-bit integers, with a scale for each output, and so
-    do the tables of embeddings. Activations are scaled to 8 bits as they come, all of a batch by
-    one scale: scores then depend a little on what else is in the batch.
+    Embedding tables and the weights of linear layers become 8-bit integers, the latter with a scale
+    for each output. Activations are quantized dynamically to 8 bits with one scale for the whole
+    batch, so that scores depend slightly on the other samples of the batch.
 
     Args:
         folder: Folder that :func:`export_onnx` wrote.
@@ -184,7 +199,7 @@ def quantize_onnx(folder: str | Path) -> None:
     Raises:
         ImportError: If onnx or onnxruntime is missing.
         FileNotFoundError: If the folder holds no export.
-        ValueError: If it is quantized already.
+        ValueError: If it is already quantized.
     """
     _require("onnx", "onnxruntime")
     folder = Path(folder)
@@ -198,16 +213,16 @@ def quantize_onnx(folder: str | Path) -> None:
 
 
 def _check_method(config: Any) -> None:
-    """Says so if the graphs cannot compute what a model computes."""
+    """Raises a ValueError if the graphs do not support a model."""
     if config.model_type != "hmgrl":
         raise ValueError(
-            f"model: got the method {config.model_type!r}, expected 'hmgrl', the one whose steps "
-            "the graphs compute; run other methods with torch"
+            f"model: got the method {config.model_type!r}, expected 'hmgrl'; the export does not "
+            "support other methods"
         )
     if config.label_parts:
         raise ValueError(
-            "model: compares labels by parts (label_parts), which are found by their token ids; "
-            "expected label_parts=False, as the graphs encode labels without them"
+            "model: compares labels by parts (label_parts), expected label_parts=False, as the "
+            "graphs do not receive the token ids that separate the parts"
         )
 
 
@@ -217,12 +232,12 @@ def _require(*names: str) -> None:
             import_module(name)
         except ImportError as error:
             raise ImportError(
-                f'{name}: not installed, expected it for an export; pip install "hmgrl[onnx]"'
+                f'{name}: not installed, required for an export; pip install "hmgrl[onnx]"'
             ) from error
 
 
-def _plain(model: Any) -> Any:
-    """The model in float32 on the CPU and in evaluation mode, a copy if it is not so already."""
+def _prepared(model: Any) -> Any:
+    """Returns the model in float32, on the CPU and in evaluation mode; a copy if necessary."""
     done = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
     if done and not model.training:
         return model
@@ -230,10 +245,10 @@ def _plain(model: Any) -> Any:
 
 
 def _examples(model: Any, processor: Any) -> dict[str, dict[str, Tensor]]:
-    """Inputs that each graph is traced with; sizes that have nothing to do with each other differ.
+    """Inputs for tracing each graph; unrelated axes have different sizes.
 
     Returns:
-        For each graph its inputs by name.
+        Inputs by name, for each graph.
     """
     config, batch, tokens, labels = model.config, 3, 7, 5
     ids = torch.zeros(batch, tokens, dtype=torch.long)
@@ -264,11 +279,11 @@ def _examples(model: Any, processor: Any) -> dict[str, dict[str, Tensor]]:
 
 
 def _dims(model: Any, processor: Any) -> dict[str, dict[int, Any]]:
-    """Axes of each input whose size is left open."""
+    """Dynamic axes of each input."""
     batch, patches = Dim("batch"), Dim("patches")
-    # no more than the processor gives: encoders have a position table of some length
+    # Limited by the processor, as the position tables of encoders are of finite length.
     tokens = Dim("tokens", max=max(processor.max_length, processor.label_max_length))
-    # Geodesic distances are computed for so many labels at once; the runner goes on to the next.
+    # Geodesic distances are computed for chunks of labels, over which the runner iterates.
     geodesic = model.config.score_function == "geodesic"
     labels = Dim("labels", max=LABEL_CHUNK) if geodesic else Dim("labels")
     return {
@@ -290,7 +305,7 @@ def _export(
 ) -> Any:
     shapes = (tuple(dims.values()),)
     with _quietly(), torch.no_grad():
-        # Not left to torch.onnx, which fixes a size that it cannot keep open, and says nothing.
+        # Not exported by torch.onnx, which silently fixes sizes that it cannot keep dynamic.
         program = torch.export.export(graph, tuple(example.values()), dynamic_shapes=shapes)
         exported: Any = torch.onnx.export(
             program,
@@ -301,7 +316,7 @@ def _export(
             output_names=[output],
             dynamic_shapes=shapes,  # for the names of the axes
         )
-    # Where each operator stands in the source, with paths of this machine.
+    # Removes source locations of the operators, which contain paths of this machine.
     clear = import_module("onnx_ir.passes.common").ClearMetadataAndDocStringPass()
     clear(exported.model)
     return exported
@@ -309,13 +324,13 @@ def _export(
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Leaves out what torch says of its own inside while it exports."""
+    """Suppresses messages of torch about its own implementation."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
-        # torch's use of what torch calls deprecated
+        # Use of a deprecated class within torch.
         warnings.filterwarnings("ignore", r".*LeafSpec", FutureWarning)
-        # axes of like size share one name
+        # Axes of equal size share one name.
         warnings.filterwarnings("ignore", r"# The axis name", UserWarning)
         try:
             for logger in loggers:
@@ -340,21 +355,21 @@ def _quantize(file: Path) -> None:
     prepare = import_module("onnxruntime.quantization.shape_inference").quant_pre_process
     with tempfile.TemporaryDirectory() as scratch:
         prepared = Path(scratch) / "prepared.onnx"
-        # shapes alone: an optimized graph is one for this machine
+        # Without optimization, which would be specific to this machine.
         prepare(file, prepared, skip_optimization=True, skip_symbolic_shape=True)
         quantization.quantize_dynamic(
             prepared,
             file,
             op_types_to_quantize=["MatMul", "Gemm", "Gather"],
             per_channel=True,
-            # 7 bits: on CPUs without VNNI, products of 8 bits overflow the 16 bits of their sum
+            # 7 bits, as sums of 8-bit products overflow 16 bits on CPUs without VNNI.
             reduce_range=True,
             weight_type=quantization.QuantType.QInt8,
         )
 
 
 def _save_settings(model: Any, processor: Any, folder: Path) -> None:
-    """Saves configuration and processor without their code, which the runner does not read."""
+    """Saves configuration and processor without their code, which the runner does not load."""
     config, processor = copy.deepcopy(model.config), copy.copy(processor)
     for name in ("auto_map", "custom_pipelines"):
         if hasattr(config, name):

@@ -1,7 +1,7 @@
-"""Runs an exported model with onnxruntime, in the place of the model in the pipeline.
+"""Inference of an exported model with onnxruntime, as the model of the pipeline.
 
-See :func:`onnx_export.export_onnx` for what is exported. Nothing of the model is built here, and no
-weights are read but those in the graphs.
+See :func:`export.export_onnx` for the export. The model itself is not created; all weights are in
+the graphs.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ from ..pipeline_hmgrl import ZeroShotTypingPipeline
 from ..processing_hmgrl import HMGRLProcessor
 
 MANIFEST = "onnx.json"
-"""File that says what a folder of graphs holds."""
+"""File that describes the graphs of a folder."""
 
 FORMAT_VERSION = 1
-"""Version of the graphs' names, inputs and outputs."""
+"""Version of the names, inputs and outputs of the graphs."""
 
 TEXT_ENCODER, IMAGE_ENCODER = "text_encoder", "image_encoder"
 
@@ -42,25 +42,25 @@ GRAPHS: dict[str, tuple[tuple[str, ...], str]] = {
     "label_vectors": (("encodings",), "vectors"),
     "scores": (("samples", "vectors"), "logits"),
 }
-"""Inputs and output of each graph, which is the file of that name with the ending ``.onnx``."""
+"""Inputs and output of each graph, by the name of its file without the suffix ``.onnx``."""
 
 LABEL_CHUNK = 256
-"""Labels encoded at once; for geodesic scores also the labels that the graph scores at once."""
+"""Number of labels encoded at once and, for geodesic scores, scored at once."""
 
-# The first that refuses weights outside of the graph's folder, and addresses in their place.
+# The first version that rejects weights outside the folder of the graph.
 _LEAST_ONNXRUNTIME = "1.24"
 
 _DTYPES = {"tensor(int64)": torch.long, "tensor(float)": torch.float, "tensor(bool)": torch.bool}
 
 
 def graph_inputs(name: str, images: bool) -> tuple[str, ...]:
-    """Inputs of a graph, of a model with or without pictures."""
+    """Inputs of a graph, for a model with or without images."""
     names = GRAPHS[name][0]
     return names if images else tuple(one for one in names if not one.startswith("image_"))
 
 
 def graph_names(images: bool) -> list[str]:
-    """Graphs of a model with or without pictures."""
+    """Names of the graphs of a model with or without images."""
     return [name for name in GRAPHS if images or name != IMAGE_ENCODER]
 
 
@@ -69,30 +69,36 @@ class EncodedSamples(ModelOutput):
     """Output of :meth:`ONNXZeroShotTyping.encode`.
 
     Attributes:
-        samples: Samples as they are compared with label vectors, shape (B, d_p), or (B, d_p + 1)
-            for geodesic scores.
+        samples: Sample vectors, which are compared with label vectors, shape (B, d_p), or
+            (B, d_p + 1) for geodesic scores.
     """
 
     samples: Tensor = None  # type: ignore[assignment]
 
 
 class ONNXZeroShotTyping:
-    """An exported model: what :class:`ZeroShotTypingPipeline` asks of a model, by onnxruntime.
+    """An exported model with the interface that :class:`ZeroShotTypingPipeline` requires.
 
-    ``pipe = ONNXZeroShotTyping.from_pretrained("folder").pipeline()`` predicts as the pipeline of
-    the model does. Tensors go in and come out on the CPU; where the graphs run is the business of
-    the execution providers.
+    :meth:`pipeline` creates a pipeline with the same predictions as that of the original model.
+    Inputs and outputs are on the CPU; the execution providers determine where the graphs run.
 
     Args:
-        folder: Folder that :func:`onnx_export.export_onnx` wrote.
-        providers: Execution providers of onnxruntime, in order of preference, as their names or
+        folder: Folder that :func:`export.export_onnx` wrote.
+        providers: Execution providers of onnxruntime in order of preference, each a name or
             (name, options); by default the CPU alone.
-        threads: Threads of one operation; by default as many as there are cores.
+        threads: Number of threads of one operation; by default the number of cores.
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a file is not what was expected.
-        ImportError: If onnxruntime is missing, or too old to be safe with files of others.
+        ValueError: If a file is invalid.
+        ImportError: If onnxruntime is missing, or too old for files from untrusted sources.
+
+    Examples:
+        >>> model = ONNXZeroShotTyping("exported")  # written by the example of export_onnx
+        >>> pipe = model.pipeline()
+        >>> prediction = pipe("the fox", mention="fox", labels=["animal", "tool"])
+        >>> len(prediction["scores"]), round(sum(prediction["probabilities"]), 3)
+        (2, 1.0)
     """
 
     device = torch.device("cpu")
@@ -118,8 +124,8 @@ class ONNXZeroShotTyping:
         self._images = self.config.vision_config is not None
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or 0
-        options.log_severity_level = 4  # its errors are raised
-        # Graphs run in turn, each with threads of its own: those that wait must leave the cores.
+        options.log_severity_level = 4  # errors are raised instead
+        # Graphs run in turn, each with its own threads, so that idle threads must not spin.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._sessions = {
             name: _session(runtime, self._file(name), options, providers, self._images)
@@ -139,14 +145,14 @@ class ONNXZeroShotTyping:
     ) -> "ONNXZeroShotTyping":
         """Loads an exported model from a folder or the Hub.
 
-        Of a repository only graphs and JSON are fetched. Nothing in them is executed but the
-        graphs' operators, which read no file outside of the folder.
+        Only graphs and JSON files of a repository are downloaded. No code is executed other than
+        the operators of the graphs, which read no file outside the folder.
 
         Args:
             name_or_path: A folder, or a name on the Hub.
-            subfolder: Folder inside of it that holds the graphs.
-            providers: As of the class.
-            threads: As of the class.
+            subfolder: Subfolder that contains the graphs.
+            providers: As for the class.
+            threads: As for the class.
             **hub_options: Options of ``huggingface_hub.snapshot_download``, such as ``revision``,
                 ``token``, ``cache_dir``, ``local_files_only``.
 
@@ -155,8 +161,8 @@ class ONNXZeroShotTyping:
 
         Raises:
             FileNotFoundError: If there is no such folder, or a file is missing.
-            ValueError: If a file is not what was expected.
-            ImportError: If onnxruntime is missing, or too old to be safe with files of others.
+            ValueError: If a file is invalid.
+            ImportError: If onnxruntime is missing, or too old for files from untrusted sources.
         """
         folder = Path(name_or_path)
         if not folder.is_dir():
@@ -176,10 +182,10 @@ class ONNXZeroShotTyping:
         return cls(folder / subfolder, providers, threads)
 
     def pipeline(self, **options: Any) -> ZeroShotTypingPipeline:
-        """Makes the pipeline with the processor that lies beside the graphs.
+        """Creates the pipeline, with the processor from the folder of the graphs.
 
         Args:
-            **options: As of :class:`ZeroShotTypingPipeline`.
+            **options: As for :class:`ZeroShotTypingPipeline`.
         """
         processor = HMGRLProcessor.from_pretrained(
             self.folder, local_files_only=True, trust_remote_code=False
@@ -189,18 +195,18 @@ class ONNXZeroShotTyping:
         )
 
     def to(self, *_: Any, **__: Any) -> "ONNXZeroShotTyping":
-        """Does nothing: where the graphs run was said when they were loaded."""
+        """Does nothing, as the execution providers determine the device."""
         return self
 
     def eval(self) -> "ONNXZeroShotTyping":
-        """Does nothing: the graphs know evaluation alone."""
+        """Does nothing, as the graphs were exported in evaluation mode."""
         return self
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
-        """Encodes pictures.
+        """Encodes images.
 
         Args:
-            pixel_values: Pictures, shape (B, 3, height, width), of the processor's size.
+            pixel_values: Images of the processor's size, shape (B, 3, height, width).
 
         Returns:
             States of all tokens of the image encoder, shape (B, m, d').
@@ -226,18 +232,18 @@ class ONNXZeroShotTyping:
 
         Args:
             input_ids: Token ids, shape (B, n).
-            attention_mask: 1 where there is a token, shape (B, n); everywhere if None.
+            attention_mask: 1 for tokens and 0 for padding, shape (B, n); all 1 if None.
             span_positions: Token positions of the opening and closing marker of each mention,
                 shape (B, spans, 2).
-            image_features: States as of :meth:`encode_image`, shape (B, m, d'), or None.
-            image_mask: Samples that have a picture, shape (B,); all if None.
+            image_features: Output of :meth:`encode_image`, shape (B, m, d'), or None.
+            image_mask: Mask of the samples with an image, shape (B,); all if None.
 
         Returns:
             The samples, for :meth:`score`.
 
         Raises:
-            ValueError: If the spans are not as many as the task has, or the model is of text alone
-                and there are pictures.
+            ValueError: If the number of spans is not that of the task, or images are given to a
+                model of text alone.
         """
         spans, batch = self.config.num_spans, len(input_ids)
         if span_positions is None or span_positions.shape[1:] != (spans, 2):
@@ -250,7 +256,7 @@ class ONNXZeroShotTyping:
             attention_mask = torch.ones_like(input_ids)
         inputs = {"span_positions": span_positions, "attention_mask": attention_mask}
         if self._images:
-            if image_features is None:  # pictures of no tokens are texts alone
+            if image_features is None:  # the graph accepts images without tokens
                 image_features = torch.zeros(batch, 0, self.config.vision_config.hidden_size)
             if image_mask is None:
                 image_mask = torch.ones(batch, dtype=torch.bool)
@@ -263,11 +269,11 @@ class ONNXZeroShotTyping:
         return EncodedSamples(samples=self._run("samples", states=states, **inputs))
 
     def encode_labels(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Encodes labels as the mean over their tokens' states.
+        """Encodes labels as the mean of their token states.
 
         Args:
             input_ids: Token ids, shape (K, L).
-            attention_mask: 1 where there is a token, shape (K, L); everywhere if None.
+            attention_mask: 1 for tokens and 0 for padding, shape (K, L); all 1 if None.
 
         Returns:
             Label encodings, shape (K, d).
@@ -288,10 +294,10 @@ class ONNXZeroShotTyping:
         return torch.cat(parts)
 
     def prepare_labels(self, candidate_embeddings: Tensor) -> Tensor:
-        """Does all of scoring that depends on the labels alone.
+        """Computes the part of the scores that depends only on the labels.
 
         Args:
-            candidate_embeddings: Shape (K, d), as of :meth:`encode_labels`.
+            candidate_embeddings: Output of :meth:`encode_labels`, shape (K, d).
 
         Returns:
             Label vectors for :meth:`score`, shape (K, d_p), or (K, d_p + 1) for geodesic scores.
@@ -302,8 +308,8 @@ class ONNXZeroShotTyping:
         """Scores encoded samples against prepared labels.
 
         Args:
-            encoded: Samples as of :meth:`encode`.
-            label_vectors: Shape (K, d_p), as of :meth:`prepare_labels`.
+            encoded: Output of :meth:`encode`.
+            label_vectors: Output of :meth:`prepare_labels`, shape (K, d_p).
 
         Returns:
             Logits, shape (B, K).
@@ -316,10 +322,10 @@ class ONNXZeroShotTyping:
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def weights_key(self, preprocessing: Mapping[str, Any]) -> str:
-        """Hash of all that label vectors depend on, for :class:`LabelCache`.
+        """Hash of weights and preprocessing that determine label vectors, for :class:`LabelCache`.
 
         Args:
-            preprocessing: JSON-able description of the preprocessing.
+            preprocessing: JSON-serialisable description of the preprocessing.
         """
         if self._weights_key is None:
             digest = hashlib.sha256()
@@ -343,33 +349,33 @@ class ONNXZeroShotTyping:
 
 
 def _onnxruntime() -> Any:
-    """The library, which this package does without unless a model is run by it."""
+    """Imports onnxruntime, an optional dependency, and checks its version."""
     try:
         runtime = import_module("onnxruntime")
     except ImportError as error:
         raise ImportError(
-            "onnxruntime: not installed, expected it to run an exported model; "
+            "onnxruntime: not installed, required to run an exported model; "
             'pip install "hmgrl[onnx]"'
         ) from error
     if Version(runtime.__version__) < Version(_LEAST_ONNXRUNTIME):
         raise ImportError(
             f"onnxruntime: got {runtime.__version__}, expected {_LEAST_ONNXRUNTIME} or later, as "
-            "those before read any file that a graph names"
+            "earlier versions read any file that a graph names"
         )
     return runtime
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Reads what a folder of graphs says of itself.
+    """Reads the manifest of an export.
 
     Args:
-        folder: The folder.
+        folder: Folder of the export.
 
     Returns:
         The content of its :data:`MANIFEST`.
 
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If the folder has no manifest.
         ValueError: If it is damaged or of another version.
     """
     path = folder / MANIFEST
@@ -391,12 +397,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _session(runtime: Any, file: Path, options: Any, providers: Any, images: bool) -> Any:
-    """Opens a graph and checks that it takes and gives what its name says."""
+    """Loads a graph and checks its inputs and its output."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file, expected all that export_onnx wrote")
     try:
         session = runtime.InferenceSession(file, options, providers=list(providers))
-    # its errors share no class of their own
+    # onnxruntime's errors have no common base class.
     except Exception as error:
         raise ValueError(f"{file}: onnxruntime cannot use it ({str(error)[:500]})") from error
     inputs, output = graph_inputs(file.stem, images), GRAPHS[file.stem][1]
@@ -405,7 +411,8 @@ def _session(runtime: Any, file: Path, options: Any, providers: Any, images: boo
         one.type not in _DTYPES for one in session.get_inputs()
     ):
         raise ValueError(
-            f"{file}: takes {got[0]} and gives {got[1]}, expected {list(inputs)} and {[output]}"
+            f"{file}: has inputs {got[0]} and outputs {got[1]}, expected {list(inputs)} and "
+            f"{[output]}"
         )
     return session
 

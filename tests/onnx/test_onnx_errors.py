@@ -59,7 +59,7 @@ def swap_graphs(folder):
         (
             swap_graphs,
             ValueError,
-            r"label_vectors\.onnx: takes \['samples', 'vectors'\] .* expected \['encodings'\]",
+            r"label_vectors\.onnx: has inputs \['samples', 'vectors'\] .* expected \['encodings'\]",
         ),
     ],
 )
@@ -83,7 +83,7 @@ def test_wrong_arguments(exported, tmp_path):
 def test_libraries_that_are_missing_are_named(exported, model, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "onnxruntime", None)
-        expected = r'onnxruntime: not installed, expected .* pip install "hmgrl\[onnx\]"'
+        expected = r'onnxruntime: not installed, required .* pip install "hmgrl\[onnx\]"'
         with pytest.raises(ImportError, match=expected):
             ONNXZeroShotTyping.from_pretrained(exported)
         with pytest.raises(ImportError, match=expected):

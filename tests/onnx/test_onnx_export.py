@@ -74,13 +74,13 @@ def test_axes_are_open_and_named(exported):
 
 def test_a_model_is_exported_in_float32_and_left_as_it_is():
     model = tiny_model().to(torch.bfloat16).train()
-    plain = onnx_export._plain(model)
+    plain = onnx_export._prepared(model)
     assert not plain.training
     assert {value.dtype for value in plain.parameters()} == {torch.float32}
     assert model.training
     assert torch.bfloat16 in {value.dtype for value in model.parameters()}
     ready = tiny_model()
-    assert onnx_export._plain(ready) is ready
+    assert onnx_export._prepared(ready) is ready
 
 
 def test_export_does_not_replace_a_model(tmp_path):
