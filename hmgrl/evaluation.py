@@ -206,7 +206,9 @@ def what_is_missing(model: Any, data: Any, images_used: bool) -> list[str]:
             f"{name!r} by {data.label_texts.get(name, name)!r} instead of {config.text_of(name)!r} "
             "(--label-text)"
         )
-    if not getattr(model, "imagines_labels", True):  # unseen names have no part in its training
+    if not getattr(
+        model, "uses_generator_labels", True
+    ):  # unseen names have no part in its training
         return found
     met = set(config.generator_labels or ())
     if config.generator_labels is None:

@@ -52,39 +52,39 @@ class ZeroShotTypingConfig(PreTrainedConfig):
         text_config: Configuration of any BERT-like text encoder.
         vision_config: Configuration of any ViT-like image encoder; None for a model of text alone.
         task: "typing" (one span, entity type) or "relation" (two spans, head first).
-        score_function: Score of a sample and a label: "dot" (as published), "cosine" with a learnt
-            temperature, or minus a learnt factor times a squared distance: "geodesic" that of the
-            Lorentz model, "euclidean" the plain one.
+        score_function: Score of a sample and a label: "dot" (paper), "cosine" with a learnt
+            temperature, or a squared distance times a learnt negative factor: "geodesic" for the
+            distance of the Lorentz model, "euclidean" for the ordinary one.
         classification_loss: "ranking" (HMGRL, eq. 7) or "cross_entropy", over the seen labels.
         span_pooling: "marker" (paper): state at the opening marker; "mean": mean over the tokens
             from marker to marker.
-        mask_padding: Whether padding is left out of attention pooling, means, divergences and
-            label encodings. The paper's code leaves it in, so ``False`` pads to fixed lengths.
-        projection_init: "random" (paper) or "similarity": the projections start so that the score
-            of the untrained model is the plain similarity of mention and sentence with the label's
-            encoding, and training only adds to it. Image states then always pass a projection,
-            which starts at 0; otherwise only where their width is not the text's.
+        mask_padding: Whether padding is excluded from attention pooling, means, divergences and
+            label encodings. The authors' code includes it; ``False`` pads to fixed lengths.
+        projection_init: "random" (paper) or "similarity": the projections are initialised such
+            that the untrained model scores by the similarity of mention and sentence with the
+            label's encoding, and training adds to it. Image states then always pass a projection,
+            which is initialised to zero; otherwise only if their width differs from the text's.
         squared_radius: Squared radius c of the hyperboloid (curvature -1/c), for geodesic scores
             and hyperbolic layers.
         projection_size: Width d_p of the score space; the text encoder's width if None.
-        label_parts: Whether a relation's label is compared by parts, as RE-Matching does: a text
-            "head; relation; tail" gives an encoding for each, and head and tail of the label start
-            against head and tail of the sample. Any other text stands whole for all three. False
-            in the paper.
-        separator_id: Token id of ";", set with the markers.
+        label_parts: Whether a relation's label is compared by parts, as in RE-Matching: a text
+            "head; relation; tail" gives an encoding of each part, and the head and tail of the
+            label are compared with the head and tail of the sample. Any other text serves as a
+            whole for all three parts. False in the paper.
+        separator_id: Token id of ";", set together with the entity markers.
         dropout: Dropout before the two projections.
         ranking_margin: Margin of the ranking loss.
-        temperature_init: Temperature at the start of cosine scores and cosine contrast.
+        temperature_init: Initial value of the temperatures of cosine scores and cosine contrast.
         weight_classification: Weight of the loss on real samples.
-        freeze_text: Whether the text encoder is kept as it is.
-        freeze_vision: Whether the image encoder is kept as it is (paper).
-        calibration_gamma: What calibrated stacking takes off the scores of seen labels (eq. 15);
-            chosen on validation.
-        probability_temperature: What calibrated scores are divided by before the softmax that makes
-            probabilities of them; chosen on validation (see :mod:`metrics.temperature_scaling`).
+        freeze_text: Whether the text encoder is frozen.
+        freeze_vision: Whether the image encoder is frozen (paper).
+        calibration_gamma: Amount that calibrated stacking subtracts from the scores of seen labels
+            (eq. 15); chosen on validation.
+        probability_temperature: Divisor of calibrated scores before the softmax that turns them
+            into probabilities; chosen on validation (see :mod:`metrics.temperature_scaling`).
         seen_labels: Names of the labels with training samples.
-        generator_labels: Names without samples that were known in training.
-        label_texts: Text shown to the encoder for a label name, where it is not the name itself.
+        generator_labels: Names of labels without samples for which the generator was trained.
+        label_texts: Text that the encoder reads for a label name, if it is not the name itself.
     """
 
     model_type = ""
@@ -122,10 +122,10 @@ class ZeroShotTypingConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Makes a configuration of a dict, as of ``config.json``.
+        """Creates a configuration from a dict, such as the content of ``config.json``.
 
-        The installed package has its own pipeline: the one that a checkpoint carries for those
-        without the package is not named, as transformers would ask for trust in that code.
+        Where the package is installed, the pipeline code that a checkpoint carries for users
+        without the package is ignored: transformers would ask to trust that code.
         """
         if not is_remote():
             config_dict = {k: v for k, v in config_dict.items() if k != "custom_pipelines"}
@@ -134,16 +134,16 @@ class ZeroShotTypingConfig(PreTrainedConfig):
     @classmethod
     def paper_settings(cls, task: str) -> dict[str, Any]:
         """Settings of the method as published, on the encoders that all share."""
-        del task  # most do not depend on it
+        del task  # most methods have the same settings for both tasks
         return SHARED_PAPER_SETTINGS
 
     @classmethod
     def paper(cls, task: str = "typing", **overrides: Any) -> Any:
-        """Makes a configuration with all settings as in the paper and its authors' code.
+        """Creates a configuration with all settings as in the paper and its authors' code.
 
         Args:
             task: "typing" or "relation"; the authors' loss weights depend on it.
-            **overrides: Fields to set otherwise, as for an ablation, and the encoders' fields.
+            **overrides: Fields with another value, as for an ablation, and the encoders' fields.
 
         Returns:
             The configuration.
@@ -157,12 +157,12 @@ class ZeroShotTypingConfig(PreTrainedConfig):
 
     @classmethod
     def field_names(cls) -> list[str]:
-        """Names of the fields that this package defines, those shared by all methods first."""
+        """Returns the fields that this package defines, those shared by all methods first."""
         own = [base for base in cls.__mro__ if issubclass(base, ZeroShotTypingConfig)]
         return [name for base in reversed(own) for name in base.__annotations__]
 
     def validate_settings(self) -> None:
-        """Checks that the fields are in range and go together.
+        """Checks the ranges of the fields and their combinations.
 
         Raises:
             ValueError: Naming the field, its value and what was expected.
@@ -197,10 +197,10 @@ class ZeroShotTypingConfig(PreTrainedConfig):
 
     @property
     def block_factors(self) -> list[float]:
-        """Factors with which the blocks of the representation, of width d each, start in the score.
+        """Initial weights in the score of the blocks of the representation, of width d each.
 
-        Only ``projection_init="similarity"`` reads them; their number is the representation's width
-        in blocks for all.
+        Only ``projection_init="similarity"`` uses the values; their number is the width of the
+        representation in blocks for every initialisation.
         """
         raise NotImplementedError(f"{type(self).__name__}: expected block_factors")
 
@@ -225,7 +225,7 @@ class ZeroShotTypingConfig(PreTrainedConfig):
         return len(self.block_factors) * self.text_width
 
     def text_of(self, label: str) -> str:
-        """Returns the text that the encoder is shown for a label name."""
+        """Returns the text that the encoder reads for a label name."""
         return (self.label_texts or {}).get(label, label)
 
 
@@ -233,29 +233,37 @@ class ZeroShotTypingConfig(PreTrainedConfig):
 class HMGRLConfig(ZeroShotTypingConfig):
     r"""Configuration of :class:`HMGRLModel` and :class:`HMGRLForZeroShotTyping`.
 
-    The defaults are the corrected settings; :meth:`paper` is the one switch that sets every one of
-    them to what the authors' code does (:data:`PAPER_SETTINGS`). Equation numbers are those of
-    HMGRL (arXiv 2603.16259).
+    There are two profiles: the defaults are the recommended recipe, and :meth:`paper` sets every
+    option to what the paper and its authors' code do (:data:`PAPER_SETTINGS`). Equation numbers are
+    those of HMGRL (arXiv 2603.16259).
+
+    Example:
+        >>> from modeling_hmgrl import HMGRLConfig
+        >>> config = HMGRLConfig(task="relation")
+        >>> config.score_function, config.num_spans
+        ('cosine', 2)
+        >>> HMGRLConfig.paper(task="relation").score_function
+        'dot'
 
     Args:
-        attention: "additive" (paper; the entity cancels in its softmax and does not steer it) or
-            "query": scaled dot product with a projected entity query, each modality starting with
-            the same share.
+        attention: "additive" (paper; the entity's term cancels in the softmax, so the attention
+            does not depend on the entity) or "query": scaled dot product with a projected entity
+            query, initialised to give both modalities the same share.
         alignment: L_sda on the "diagonal" of the synthetic scores or on its "positive_part"
-            (paper), which gives no gradient to labels with a negative score.
+            (paper), which gives labels with a negative score no gradient.
         contrast_function: L_con on "dot" products (paper) or on "cosine" with a learnt
             temperature.
-        bottleneck: "variational" (HVIB), or "none" for encoder states as they are (table 2).
+        bottleneck: "variational" (HVIB), or "none" to use encoder states directly (table 2).
         residual_bottleneck: Whether HVIB's prior and posterior are centred on the token (see
             :class:`variational.HVIB`); False in the paper.
         generator_draws: Whether the synthetic samples of a label are "averaged" before they are
-            scored (paper) or scored "each" for itself.
-        generator_samples: Synthetic samples of each label in a step; as many as the batch has
-            if 0, as in the paper.
+            scored (paper) or "each" is scored separately.
+        generator_samples: Number of synthetic samples per label and step; 0 (paper) means the
+            batch size.
         generator_condition: What HMCVAE is conditioned on when it learns from real samples: the
-            "mention" (paper, eq. 9) or the encoding of the true "label", as when it generates.
+            "mention" (paper, eq. 9) or the encoding of the true "label", as during generation.
         generator_input: Whether HMCVAE encodes the "raw" representation (paper), which saturates
-            its layers, or the "normalized" one.
+            its layers, or the "normalized" representation.
         generator_kl_weight: Weight of the divergence inside L_cvae; 1 in the paper.
         hvib_layer: Linear layers of HVIB: "lorentz" (paper's, folds to a linear layer between two
             norm clips), "fully_lorentz" or "euclidean".
@@ -263,8 +271,8 @@ class HMGRLConfig(ZeroShotTypingConfig):
         latent: Latent of HMCVAE: "normal" in the tangent space (paper) or "wrapped_normal" on the
             hyperboloid.
         learnable_curvature: Whether c is learnt (one log-parameter, clamped to [0.1, 10]).
-        hyperbolic_translation: Whether "fully_lorentz" layers learn a translation, a point that
-            lives on the hyperboloid and is trained by a Riemannian optimizer.
+        hyperbolic_translation: Whether "fully_lorentz" layers learn a translation: a point of the
+            hyperboloid, trained with a Riemannian optimizer.
         bottleneck_size: Width d_z of HVIB's hyperbolic layers.
         generator_latent_size: Width d_v of HMCVAE's latent.
         weight_bottleneck: Weight of L_reg.
@@ -305,7 +313,7 @@ class HMGRLConfig(ZeroShotTypingConfig):
         return PAPER_SETTINGS | {"weight_unseen": weight, "weight_alignment": weight}
 
     def validate_settings(self) -> None:
-        """Checks that the fields are in range and go together.
+        """Checks the ranges of the fields and their combinations.
 
         Raises:
             ValueError: Naming the field, its value and what was expected.
@@ -333,15 +341,15 @@ class HMGRLConfig(ZeroShotTypingConfig):
 
     @property
     def block_factors(self) -> list[float]:
-        """Factors of the blocks of H = [h_CLS; mentions; pooled fusion] in the score at the start.
+        """Initial weights of the blocks of H = [h_CLS; mentions; pooled fusion] in the score.
 
-        q = mean of the mentions + pooled tokens; h_CLS starts without a say.
+        q = mean of the mentions + pooled tokens; the weight of h_CLS is initialised to zero.
         """
         return [0.0, *[1 / self.num_spans] * self.num_spans, 1.0]
 
     @property
     def first_mention(self) -> int:
-        """h_CLS stands before the mentions."""
+        """The mentions follow h_CLS."""
         return 1
 
 

@@ -1,7 +1,7 @@
-"""The encoders that every method stands on, and the base class of all models.
+"""The encoders that all methods share, and the base class of all models.
 
-Freezing, precision, initialisation and the encoding of texts, pictures and labels are the business
-of this file alone; methods differ in what they do with the states.
+Freezing, precision, initialisation and the encoding of texts, images and labels are implemented
+here only; methods differ in how they use the states.
 """
 
 import inspect
@@ -26,7 +26,7 @@ from .pooling import masked_mean
 
 
 def without_pooler(config: Any) -> dict[str, bool]:
-    """Arguments that build an encoder without a pooling layer, which nothing here reads."""
+    """Returns arguments that build an encoder without its pooling layer, which is not used."""
     model_class = MODEL_MAPPING.get(type(config), None)
     if model_class and "add_pooling_layer" in inspect.signature(model_class).parameters:
         return {"add_pooling_layer": False}
@@ -34,7 +34,7 @@ def without_pooler(config: Any) -> dict[str, bool]:
 
 
 def _backbone(config: Any) -> PreTrainedModel:
-    # a config from elsewhere may name code of its own, which is never run
+    # a configuration may name code of its own, which is never executed
     return AutoModel.from_config(config, trust_remote_code=False, **without_pooler(config))
 
 
@@ -48,14 +48,14 @@ class HMGRLPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
-    # All that is not an encoder: geometry needs float32, and the rest costs nothing beside them.
+    # All but the encoders: geometry requires float32, and the cost is small beside the encoders.
     _keep_in_fp32_modules_strict = [  # noqa: RUF012 - the form the base class asks for
         "hvib", "curvature", "fusion", "image_projection", "hmcvae", "scorer", "contrast_log_scale",
     ]  # fmt: skip
 
     def _init_weights(self, module: nn.Module) -> None:
         own: Any = getattr(module, "init_parameters", None)
-        if own is not None:  # every module of this package that holds parameters has it
+        if own is not None:  # as in every module of this package that has parameters
             own()
         elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
@@ -74,15 +74,15 @@ class HMGRLPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """Loads a model, from safetensors unless ``use_safetensors`` says otherwise.
 
-        Freezing, which loading forgets, is applied again from the config.
+        Freezing is not part of the weights and is applied again from the configuration.
         """
-        kwargs.setdefault("use_safetensors", True)  # no checkpoint of ours is a pickle
+        kwargs.setdefault("use_safetensors", True)  # pickles execute code
         loaded = super().from_pretrained(*args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded).apply_freezing()
         return loaded
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Saves the model with its code and that of its pipeline, if it is one that brings its own.
+        """Saves the model; models registered for the Auto classes carry their code along.
 
         Args:
             save_directory: The folder.
@@ -98,7 +98,7 @@ class HMGRLPreTrainedModel(PreTrainedModel):
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def apply_freezing(self) -> None:
-        """Sets ``requires_grad`` of the encoders as the config says."""
+        """Sets ``requires_grad`` of the encoders according to the configuration."""
         for part in self.modules():
             if isinstance(part, Encoders):
                 part.text_model.requires_grad_(not part.config.freeze_text)
@@ -107,7 +107,7 @@ class HMGRLPreTrainedModel(PreTrainedModel):
 
 
 class Encoders(HMGRLPreTrainedModel):
-    """Text and image encoder, with what is the same for every method.
+    """Text and image encoder, shared by all methods.
 
     Args:
         config: Configuration.
@@ -129,7 +129,7 @@ class Encoders(HMGRLPreTrainedModel):
         if config.vision_config is not None:
             self.vision_model = vision_model or _backbone(config.vision_config)
             vision_width = config.vision_config.hidden_size  # type: ignore[union-attr]
-            if config.projection_init == "similarity":  # images have no effect at first
+            if config.projection_init == "similarity":  # without effect until trained
                 self.image_projection = Fp32Linear(vision_width, width, init_weight=zeros)
             elif vision_width != width:
                 self.image_projection = Fp32Linear(vision_width, width)
@@ -167,11 +167,11 @@ class Encoders(HMGRLPreTrainedModel):
             ).last_hidden_state
 
     def encode_image(self, pixel_values: Tensor, image_mask: Tensor | None = None) -> Tensor:
-        """Encodes pictures; samples without one are not encoded, their states are 0.
+        """Encodes images; the states of samples without an image are 0, without being encoded.
 
         Args:
-            pixel_values: Pictures, shape (B, 3, height, width).
-            image_mask: Samples that have a picture, shape (B,); all if None.
+            pixel_values: Images, shape (B, 3, height, width).
+            image_mask: Samples that have an image, shape (B,); all if None.
 
         Returns:
             States of all tokens of the image encoder, shape (B, m, d').
@@ -188,7 +188,7 @@ class Encoders(HMGRLPreTrainedModel):
             if image_mask is None:
                 return self.vision_model(pixel_values=pixel_values).last_hidden_state
             rows = image_mask.bool().nonzero().squeeze(1)
-            # encoders do not take a batch of none: one stands in, whose states are left out
+            # encoders reject an empty batch: encode one row and discard it
             taken = pixel_values[rows] if len(rows) else pixel_values[:1]
             states = self.vision_model(pixel_values=taken).last_hidden_state
             shape = (len(pixel_values), *states.shape[1:])
@@ -203,14 +203,14 @@ class Encoders(HMGRLPreTrainedModel):
         image_mask: Tensor | None = None,
         text_features: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """States of texts and pictures; those that are at hand are not computed again.
+        """Encodes texts and images, except those whose states are given.
 
         Args:
             input_ids: Token ids, shape (B, n).
             attention_mask: 1 where there is a token, shape (B, n).
-            pixel_values: Pictures, shape (B, 3, height, width), or None for texts alone.
-            image_features: Image encoder's states, shape (B, m, d'), instead of pictures.
-            image_mask: Samples that have a picture, shape (B,); all if None.
+            pixel_values: Images, shape (B, 3, height, width), or None for texts alone.
+            image_features: Image encoder's states, shape (B, m, d'), instead of images.
+            image_mask: Samples that have an image, shape (B,); all if None.
             text_features: Text encoder's states, shape (B, n, d), instead of encoding the texts.
 
         Returns:
@@ -233,7 +233,7 @@ class Encoders(HMGRLPreTrainedModel):
         text_features: Tensor | None = None,
         noise: dict[str, Tensor] | None = None,
     ) -> EncoderStates:
-        """Encodes samples to the states that every method starts from.
+        """Encodes samples to the states that all methods take.
 
         Args:
             input_ids: Token ids, shape (B, n).
@@ -243,14 +243,14 @@ class Encoders(HMGRLPreTrainedModel):
             image_features: Image encoder's states, shape (B, m, d'), instead of images.
             image_mask: Samples that have an image, shape (B,); all if None.
             text_features: Text encoder's states, shape (B, n, d), instead of encoding the texts.
-            noise: Noise to use in place of fresh draws, by name.
+            noise: Noise by name that replaces random draws.
 
         Returns:
-            The states, images at the text's width.
+            The states, with image states projected to the text's width.
 
         Raises:
-            ValueError: If the spans are not as many as the task has, or the model is of text alone
-                and there are images.
+            ValueError: If the number of spans is not that of the task, or images are given to a
+                model without image encoder.
         """
         text, image = self.encode_inputs(
             input_ids, attention_mask, pixel_values, image_features, image_mask, text_features
@@ -274,15 +274,15 @@ class Encoders(HMGRLPreTrainedModel):
     ) -> Tensor:
         """Encodes labels as the mean over their tokens' states.
 
-        Of several chunks only the encodings are kept for the backward pass, which encodes each
-        chunk once more: memory then does not grow with the number of labels.
+        With several chunks, activations are recomputed in the backward pass chunk by chunk, so
+        that memory does not grow with the number of labels.
 
         Args:
             input_ids: Token ids, shape (K, L).
             attention_mask: 1 where there is a token, shape (K, L).
             chunk: Labels encoded at once.
-            pool: What makes the encodings (K, D) of states (K, L, d), token ids and mask, in place
-                of the mean.
+            pool: Function of states (K, L, d), token ids and mask that returns encodings (K, D), in
+                place of the mean.
 
         Returns:
             Label encodings, shape (K, d).
@@ -310,7 +310,7 @@ class Encoders(HMGRLPreTrainedModel):
 
     @staticmethod
     def inside(span_positions: Tensor, length: int) -> Tensor:
-        """Which of ``length`` tokens stand between the markers, bool, shape (B, spans, length)."""
+        """Tokens between the markers, of ``length`` tokens, bool, shape (B, spans, length)."""
         token = torch.arange(length, device=span_positions.device)
         return (token > span_positions[..., :1]) & (token < span_positions[..., 1:])
 
@@ -326,7 +326,7 @@ class Encoders(HMGRLPreTrainedModel):
     def outside(
         self, span_positions: Tensor, attention_mask: Tensor | None, like: Tensor
     ) -> Tensor:
-        """Which tokens are context: neither markers nor mention, shape (B, n).
+        """Tokens of the context, that is, neither markers nor mention, bool, shape (B, n).
 
         Args:
             span_positions: Shape (B, spans, 2).
@@ -339,7 +339,7 @@ class Encoders(HMGRLPreTrainedModel):
         return context if attention_mask is None else context & attention_mask.bool()
 
     def project_image(self, image: Tensor) -> Tensor:
-        """Brings image states (B, m, d') to the text's width, (B, m, d), in float32 at least.
+        """Projects image states (B, m, d') to the text's width, (B, m, d), in float32 at least.
 
         Raises:
             ValueError: If the model has no image encoder.
@@ -351,10 +351,10 @@ class Encoders(HMGRLPreTrainedModel):
         return wide(image) if self.image_projection is None else self.image_projection(image)
 
     def check_spans(self, span_positions: Tensor | None) -> None:
-        """Says so if the spans are not as many as the task has.
+        """Checks that the number of spans is that of the task.
 
         Raises:
-            ValueError: With the shape that was expected.
+            ValueError: Naming the expected shape.
         """
         spans = self.config.num_spans
         if span_positions is None or span_positions.shape[1:] != (spans, 2):
@@ -366,14 +366,14 @@ class Encoders(HMGRLPreTrainedModel):
 
 
 def pretrained_encoder(encoder: str | PreTrainedModel) -> PreTrainedModel:
-    """An encoder by name or as it is, without the pooling layer that nothing here reads."""
+    """Loads an encoder, or takes a loaded one, without its pooling layer, which is not used."""
     if not isinstance(encoder, str):
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None
         return encoder
     options = without_pooler(AutoConfig.from_pretrained(encoder))
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # a checkpoint's pooler and heads are left out on purpose
+    logging.set_verbosity_error()  # pooler and heads of a checkpoint are not loaded on purpose
     try:
         model, info = AutoModel.from_pretrained(encoder, output_loading_info=True, **options)
     finally:

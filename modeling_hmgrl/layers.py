@@ -87,14 +87,14 @@ class Fp32Linear(nn.Linear):
 
 
 def zeros(weight: Tensor) -> None:
-    """Fills a weight with zeros: the layer is initialised to its bias."""
+    """Fills a weight with zeros, so that the layer initially returns its bias."""
     init.zeros_(weight)
 
 
 def blocks(width: int, factors: Sequence[float]) -> Callable[[Tensor], None]:
     """Returns a function that initialises a weight to a weighted sum of its input's blocks.
 
-    All blocks pass the same projection P: the identity (followed by zeros) where the output is at
+    All blocks share one projection P: the identity (followed by zeros) where the output is at
     least as wide as a block, else a fixed random orthogonal projection, the same for all layers of
     these sizes.
 
@@ -108,7 +108,7 @@ def blocks(width: int, factors: Sequence[float]) -> Callable[[Tensor], None]:
         if size >= width:
             projection = torch.eye(size, width, device=weight.device)
         else:
-            # dtype and device named: loading changes the defaults, and bfloat16 has no QR
+            # explicit dtype and device: loading changes the defaults, and bfloat16 has no QR
             gaussian = torch.randn(
                 width,
                 size,
@@ -147,7 +147,7 @@ class LorentzLinear(nn.Module):
         self.init_parameters()
 
     def init_parameters(self) -> None:
-        """He-uniform with the fan-in of the matrix; zero bias."""
+        """Initialises the matrix He-uniform, by its fan-in, and the bias to zero."""
         init.kaiming_uniform_(self.weight, nonlinearity="relu")
         init.zeros_(self.bias)
 
@@ -200,7 +200,7 @@ class FullyLorentzLinear(nn.Module):
         self.init_parameters()
 
     def init_parameters(self) -> None:
-        """He-uniform matrix; translation at the origin."""
+        """Initialises the matrix He-uniform and the translation to the origin."""
         init.kaiming_uniform_(self.weight, nonlinearity="relu")
         if self.translation is not None:
             init.copy_(self.translation, origin(self.out_features, self.c))
@@ -241,7 +241,7 @@ class EuclideanLinear(Fp32Linear):
 def make_linear(
     kind: str, in_features: int, out_features: int, *, translation: bool = False, c: float = 1.0
 ) -> LorentzLinear | TangentFullyLorentzLinear | EuclideanLinear:
-    """Makes the linear layer named ``kind``: "lorentz", "fully_lorentz" or "euclidean".
+    """Returns a new linear layer of a kind: "lorentz", "fully_lorentz" or "euclidean".
 
     Raises:
         ValueError: If ``kind`` is none of these.
@@ -261,9 +261,9 @@ class Curvature(nn.Module):
     """The squared radius c of the hyperboloid: a constant, or one learnt log-parameter.
 
     Args:
-        c: Value, or value at the start.
+        c: Value, or value to which the learnt one is initialised.
         learnable: Whether to learn it.
-        bounds: Clamp of the learnt value.
+        bounds: Bounds to which the learnt value is clamped.
     """
 
     def __init__(
@@ -271,12 +271,12 @@ class Curvature(nn.Module):
     ) -> None:
         super().__init__()
         self.c, self.bounds = float(c), bounds
-        # one element, not none: engines that shard weights take no scalars
+        # shape (1,): engines that shard weights do not support scalars
         self.log_c = nn.Parameter(torch.empty(1)) if learnable else None
         self.init_parameters()
 
     def init_parameters(self) -> None:
-        """Starts the learnt value at ``c``."""
+        """Initialises the learnt value to ``c``."""
         if self.log_c is not None:
             init.constant_(self.log_c, math.log(self.c))
 

@@ -1,4 +1,4 @@
-r"""The Lorentz model of hyperbolic space: the one place of this package that knows geometry.
+r"""The Lorentz model of hyperbolic space: all geometry of this package.
 
 Convention:
     A point of the hyperboloid with squared radius ``c > 0`` (curvature ``-1/c``) is stored with all
@@ -12,10 +12,10 @@ Convention:
 Precision:
     Everything is computed in float32 at least: bfloat16 and float16 inputs are widened, autocast is
     switched off around matrix products. Points farther from the origin than ``MAX_RADIUS`` (in
-    units of ``sqrt(c)``) are drawn back to it: beyond, squares of coordinates leave float32.
-    Coordinates grow as exp(radius)/2, and so does what their rounding moves a point sideways: at
-    radius R, float32 coordinates place a point to about 3e-8 exp(R), and tangent vectors there, of
-    such coordinates too, the point they lead to by up to the square of the exponential.
+    units of ``sqrt(c)``) are moved back to it: beyond, squares of coordinates overflow float32.
+    Coordinates grow as exp(radius)/2, and the effect of their rounding grows with them: at radius
+    R, float32 coordinates determine a point to about 3e-8 exp(R), and tangent vectors there
+    determine the point they lead to up to the square of the exponential.
 
 Source: HMGRL (arXiv 2603.16259), equations 1-3, in forms that keep precision near the origin, near
 coinciding points and far out.
@@ -154,7 +154,7 @@ def logmap0(x: Tensor, c: float | Tensor = 1.0) -> Tensor:
     (HMGRL eq. 2), which loses all digits near the origin.
 
     Args:
-        x: Points, shape (..., D + 1); those beyond ``MAX_RADIUS`` count as at it.
+        x: Points, shape (..., D + 1); those beyond ``MAX_RADIUS`` are treated as at it.
         c: Squared radius of the hyperboloid.
 
     Returns:
@@ -168,8 +168,8 @@ def logmap0(x: Tensor, c: float | Tensor = 1.0) -> Tensor:
 def expmap(x: Tensor, v: Tensor, c: float | Tensor = 1.0) -> Tensor:
     """Exponential map at ``x``: ``cosh(|v|_L/sqrt(c)) x + sinh(|v|_L/sqrt(c)) v sqrt(c)/|v|_L``.
 
-    Taken as the boost by ``x`` of the exponential at the origin: the Lorentz norm of a long ``v``
-    would be the difference of squares that are both much larger.
+    Computed as the boost by ``x`` of the exponential at the origin: the Lorentz norm of a long
+    ``v`` would be a difference of squares that are both much larger.
 
     Args:
         x: Points, shape (..., D + 1).
@@ -269,7 +269,7 @@ def _half_distance_sinh(x: Tensor, y: Tensor, c: float | Tensor) -> Tensor:
     x_time, y_time = x[..., :1], y[..., :1]
     x_space, y_space = x[..., 1:], y[..., 1:]
     delta = _difference(y, x)
-    # one condition for all: at equal radii the gradients of min and max would not belong together
+    # a single condition: at equal radii, the gradients of min and max would be inconsistent
     x_near = x_time < y_time
     low, high = torch.where(x_near, x_time, y_time) + s, torch.where(x_near, y_time, x_time) + s
     near = torch.where(x_near, x_space, y_space) / low

@@ -23,8 +23,8 @@ def ranking_loss(
     Args:
         scores: Scores, shape (B, K).
         labels: Index of the true label, shape (B,).
-        margin: Distance asked for between the true label and every other one.
-        candidates: Labels that take part, bool, shape (K,); all if None. The true labels must be
+        margin: Required distance of the true label's score from every other score.
+        candidates: Labels that compete, bool, shape (K,); all if None. The true labels must be
             among them.
 
     Returns:
@@ -45,15 +45,15 @@ def classification_loss(scores: Tensor, labels: Tensor, candidates: Tensor | Non
     Args:
         scores: Scores, shape (B, K).
         labels: Index of the true label, shape (B,).
-        candidates: Labels that take part, bool, shape (K,); all if None. A true label outside of
-            them competes too, for its own sample.
+        candidates: Labels that compete, bool, shape (K,); all if None. A true label outside of
+            them also competes, for its own sample.
 
     Returns:
         Scalar.
     """
     scores = wide(scores)
     if candidates is not None:
-        # The true label always competes: one outside of the candidates must not give infinity.
+        # The true label always competes: the loss would be infinite if it did not.
         left_out = (~candidates).expand_as(scores).scatter(1, labels.unsqueeze(1), False)
         scores = scores.masked_fill(left_out, -math.inf)
     return F.cross_entropy(scores, labels)
@@ -70,7 +70,7 @@ def gaussian_kl(mu: Tensor, log_var: Tensor) -> Tensor:
         Divergences, shape (...), never negative.
     """
     mu, log_var = wide(mu), wide(log_var)
-    # expm1 keeps the digits of exp(x) - 1 - x near x = 0; its last one may fall short of x
+    # expm1 keeps the digits of exp(x) - 1 - x near x = 0, where rounding may make it negative
     return 0.5 * ((torch.expm1(log_var) - log_var).clamp(min=0) + mu.square()).sum(-1)
 
 
@@ -86,7 +86,7 @@ def local(x: Tensor) -> Tensor:
 def bottleneck_kl(kl: Tensor, mask: Tensor | None, gather: Gather = local) -> Tensor:
     """Mean of a bottleneck's divergences over tokens, then over samples (eq. 4).
 
-    Samples without any position that counts (an absent image) drop out.
+    Samples without any position that counts (an absent image) are left out.
 
     Args:
         kl: Divergence of each token, shape (B, n).
@@ -106,19 +106,19 @@ def bottleneck_kl(kl: Tensor, mask: Tensor | None, gather: Gather = local) -> Te
 
 
 def contrastive_loss(text: Tensor, image: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Symmetric InfoNCE between the texts and the pictures of a batch (eq. 5).
+    """Symmetric InfoNCE between the texts and the images of a batch (eq. 5).
 
-    The logits are ``text @ image.T``; a scale or a normalisation is the caller's. The original
-    clips one half at probability 1e-7, which kills its gradient there; this works on logits.
+    The logits are ``text @ image.T``; the caller scales or normalises. The original implementation
+    clips probabilities at 1e-7, where the gradient vanishes; this one works on logits.
 
     Args:
         text: Pooled texts, shape (B, d).
-        image: Pooled pictures, shape (B, d).
-        mask: Samples that have a picture, bool, shape (B,); all if None. The others neither count
+        image: Pooled images, shape (B, d).
+        mask: Samples that have an image, bool, shape (B,); all if None. The others neither count
             nor serve as negatives.
 
     Returns:
-        Scalar; 0 if no sample has a picture.
+        Scalar; 0 if no sample has an image.
     """
     text, image = wide(text), wide(image)
     with full_precision(text.device):
@@ -126,7 +126,7 @@ def contrastive_loss(text: Tensor, image: Tensor, mask: Tensor | None = None) ->
     target = torch.arange(len(logits), device=logits.device)
     if mask is None:
         return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
-    # a pair counts where both its samples do; the diagonal is kept so that no row is all -inf
+    # a pair counts if both of its samples do; the diagonal stays, so that no row is all -inf
     pair = mask.unsqueeze(0) & mask.unsqueeze(1) | torch.eye(
         len(mask), dtype=torch.bool, device=mask.device
     )
@@ -152,7 +152,7 @@ def cvae_loss(target: Tensor, reconstruction: Tensor, kl: Tensor, kl_weight: flo
 
 
 def unseen_loss(scores: Tensor) -> Tensor:
-    """Cross-entropy of synthetic samples against the unseen labels they were made for (eq. 12).
+    """Cross-entropy of synthetic samples with respect to the labels they were made for (eq. 12).
 
     Args:
         scores: Scores of the synthetic samples, shape (U, U) or (U, draws, U): the first axis is
@@ -177,8 +177,8 @@ def alignment_loss(scores: Tensor, positive_part: bool = False) -> Tensor:
     Args:
         scores: Scores of synthetic samples, shape (U, U) or (U, draws, U), as in
             :func:`unseen_loss`; draws are averaged.
-        positive_part: Whether to cut the diagonal at 0 first, as the original does: labels with a
-            negative score then get no gradient.
+        positive_part: Whether to clamp the diagonal at 0, as the original implementation does:
+            labels with a negative score then get no gradient.
 
     Returns:
         Scalar.

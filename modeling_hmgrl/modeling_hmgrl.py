@@ -1,6 +1,6 @@
-"""HMGRL for generalized zero-shot typing: the six-term loss and imagined unseen labels.
+"""HMGRL for generalized zero-shot typing: six-term loss, synthetic samples of unseen labels.
 
-Source: HMGRL (arXiv 2603.16259); what departs from it is named in :class:`HMGRLConfig`.
+Source: HMGRL (arXiv 2603.16259); :class:`HMGRLConfig` names the departures from it.
 """
 
 import math
@@ -27,10 +27,10 @@ from .variational import HMCVAE, HVIB
 class CrossModalAttention(nn.Module):
     """Pools the tokens of both modalities into one vector per sample.
 
-    "additive" is the paper's: softmax over ``w . [e; F_j] + b``, in which the entity's share
-    ``w_e . e + b`` is the same for every token and cancels. "query" is a scaled dot product of a
-    projected entity query with projected tokens; it starts uniform, with the same share for each
-    modality.
+    "additive" is the attention of the paper: softmax over ``w . [e; F_j] + b``, in which the
+    entity's term ``w_e . e + b`` is the same for every token and cancels. "query" is a scaled dot
+    product of a projected entity query with projected tokens, initialised to be uniform within a
+    modality and to give both modalities the same share.
 
     Args:
         config: Configuration of the model.
@@ -44,12 +44,12 @@ class CrossModalAttention(nn.Module):
         if self.kind == "additive":
             self.score = Fp32Linear(query + width, 1)
         else:
-            self.query = Fp32Linear(query, width, init_weight=zeros)  # attention starts uniform
+            self.query = Fp32Linear(query, width, init_weight=zeros)  # uniform attention
             self.key = Fp32Linear(width, width, bias=False)
             self.modality_bias = nn.Parameter(torch.empty(2))
 
     def init_parameters(self) -> None:
-        """Starts both modalities with the same share."""
+        """Initialises both modalities to the same share."""
         if self.kind == "query":
             init.zeros_(self.modality_bias)
 
@@ -68,7 +68,7 @@ class CrossModalAttention(nn.Module):
             text: Text tokens, shape (B, n, d).
             image: Image tokens, shape (B, m, d), or None.
             text_mask: Text tokens that count, bool, shape (B, n); all if None.
-            image_mask: Samples with a picture, bool, shape (B,); all if None.
+            image_mask: Samples with an image, bool, shape (B,); all if None.
 
         Returns:
             The pooled vectors, shape (B, d), and the attention over [text; image], (B, n + m).
@@ -76,14 +76,14 @@ class CrossModalAttention(nn.Module):
         tokens = text if image is None else torch.cat([text, image], dim=1)
         n, m = text.shape[1], tokens.shape[1] - text.shape[1]
         if self.kind == "additive":
-            # one layer for [e; F_j] without writing e beside every token, in the tokens' precision
+            # the layer of [e; F_j] without copying e to every token, in the tokens' precision
             weight, bias = self.score.weight.to(tokens.dtype), self.score.bias.to(tokens.dtype)
             w_entity, w_token = weight.split([entity.shape[-1], text.shape[-1]], dim=1)
             logits = tokens @ w_token[0] + (entity @ w_entity[0] + bias).unsqueeze(1)
         else:
             keys = self.key(tokens)
             logits = (keys @ self.query(entity).unsqueeze(-1)).squeeze(-1) / keys.shape[-1] ** 0.5
-            # new_full, as numbers of Python would be fixed in an exported graph
+            # new_full, because Python numbers would be constants of an exported graph
             count = logits.new_full((), n) if text_mask is None else text_mask.sum(1, keepdim=True)
             share = (self.modality_bias[0] - count.to(logits.dtype).log()).expand(text.shape[0], n)
             if m:
@@ -101,7 +101,7 @@ class CrossModalAttention(nn.Module):
 def _fusion_mask(
     text_mask: Tensor | None, image_mask: Tensor | None, text: Tensor, patches: int
 ) -> Tensor | None:
-    """Which of the n + m fused tokens count, bool, shape (B, n + m); None if all do."""
+    """Fused tokens that count, bool, shape (B, n + m); None if all of them do."""
     if text_mask is None and (image_mask is None or not patches):
         return None
     ones = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
@@ -119,6 +119,17 @@ class HMGRLModel(Encoders):
         config: Configuration.
         text_model: Text encoder to use instead of a new one.
         vision_model: Image encoder to use instead of a new one.
+
+    Example:
+        >>> import torch
+        >>> from transformers import BertConfig
+        >>> from modeling_hmgrl import HMGRLConfig, HMGRLModel
+        >>> text = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
+        ...                   num_attention_heads=2, intermediate_size=16)
+        >>> model = HMGRLModel(HMGRLConfig(text_config=text, bottleneck_size=4)).eval()
+        >>> ids = torch.tensor([[2, 11, 12, 13, 3]])  # markers at positions 1 and 3
+        >>> model(ids, span_positions=torch.tensor([[[1, 3]]])).representation.shape
+        torch.Size([1, 24])
     """
 
     config: HMGRLConfig
@@ -162,9 +173,9 @@ class HMGRLModel(Encoders):
             attention_mask: 1 where there is a token, shape (B, n).
             span_positions: Token positions of the opening and closing marker of each mention,
                 shape (B, spans, 2).
-            pixel_values: Pictures, shape (B, 3, height, width), or None for texts alone.
-            image_features: Image encoder's states, shape (B, m, d'), instead of pictures.
-            image_mask: Samples that have a picture, shape (B,); all if None.
+            pixel_values: Images, shape (B, 3, height, width), or None for texts alone.
+            image_features: Image encoder's states, shape (B, m, d'), instead of images.
+            image_mask: Samples that have an image, shape (B,); all if None.
             text_features: Text encoder's states, shape (B, n, d), instead of encoding the texts.
 
         Returns:
@@ -186,20 +197,20 @@ class HMGRLModel(Encoders):
         """Passes encoder states through bottleneck and fusion.
 
         Args:
-            states: What the encoders made of a batch.
+            states: Encoder states of a batch.
 
         Returns:
             :class:`HMGRLModelOutput`.
         """
         c, noise = self.curvature(), states.noise
 
-        # Both modalities pass the one bottleneck (eq. 4); in evaluation Z is the mean.
+        # Both modalities pass the same bottleneck (eq. 4); in evaluation, Z is the mean.
         text_z, text_kl = self._through_bottleneck(states.text, c, noise.get("text"))
         image_z, image_kl = None, None
         if states.image is not None:
             image_z, image_kl = self._through_bottleneck(states.image, c, noise.get("image"))
 
-        # The entity query is of the encoder's states: [h_CLS; mentions] (eq. 6).
+        # The entity query consists of encoder states: [h_CLS; mentions] (eq. 6).
         mentions = self.mentions(states.text, states.span_positions)
         entity = torch.cat([states.text[:, 0], *mentions.unbind(1)], dim=-1)
 
@@ -220,7 +231,7 @@ class HMGRLModel(Encoders):
     def _through_bottleneck(
         self, states: Tensor, c: Any, noise: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Samples of states (B, n, d) and their divergences (B, n); the states if there is none."""
+        """Samples of states (B, n, d) and divergences (B, n); the states without a bottleneck."""
         if self.hvib is None:
             return states, None
         posterior = self.hvib(states, c, noise)
@@ -236,10 +247,27 @@ class HMGRLForZeroShotTyping(ZeroShotTypingModel):
         config: Configuration.
         text_model: Text encoder to use instead of a new one.
         vision_model: Image encoder to use instead of a new one.
+
+    Example:
+        >>> import torch
+        >>> from transformers import BertConfig
+        >>> from modeling_hmgrl import HMGRLConfig, HMGRLForZeroShotTyping
+        >>> text = BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1,
+        ...                   num_attention_heads=2, intermediate_size=16)
+        >>> config = HMGRLConfig(text_config=text, bottleneck_size=4, generator_latent_size=4)
+        >>> model = HMGRLForZeroShotTyping(config).eval()
+        >>> output = model(
+        ...     input_ids=torch.tensor([[2, 11, 12, 13, 3]]),  # markers at positions 1 and 3
+        ...     span_positions=torch.tensor([[[1, 3]]]),
+        ...     candidate_input_ids=torch.tensor([[2, 20, 3], [2, 21, 3], [2, 22, 3]]),
+        ...     labels=torch.tensor([1]),
+        ... )
+        >>> output.logits.shape, sorted(output.loss_terms)
+        (torch.Size([1, 3]), ['bottleneck', 'classification', 'cvae'])
     """
 
     base_model_prefix = "hmgrl"
-    imagines_labels = True
+    uses_generator_labels = True
     config: HMGRLConfig
 
     def __init__(
@@ -276,14 +304,16 @@ class HMGRLForZeroShotTyping(ZeroShotTypingModel):
         return self.hmgrl.fuse(states)
 
     def curvature(self) -> Any:
-        """Squared radius of the hyperboloid, learnt or not."""
+        """Squared radius of the hyperboloid: a constant, or the learnt value."""
         return self.hmgrl.curvature()
 
     def more_losses(self, step: TrainingStep) -> dict[str, Tensor]:
-        """The five further terms by name (eq. 14); one whose weight is 0 is not computed."""
+        """The five further terms by name (eq. 14); a term of weight 0 is not computed."""
         config, c, encoded = self.config, self.curvature(), step.encoded
-        h, generator_labels = encoded.representation, step.generator_labels
+        h, synthetic = encoded.representation, step.synthetic_embeddings
         terms: dict[str, Tensor] = {}
+
+        # L_reg: what the bottleneck keeps of texts and of the images that are present (eq. 4).
         image_kl = encoded.image_kl
         patch_mask = None
         if image_kl is not None and step.image_mask is not None:
@@ -293,17 +323,23 @@ class HMGRLForZeroShotTyping(ZeroShotTypingModel):
             if image_kl is not None:
                 kl = kl + bottleneck_kl(image_kl, patch_mask, step.gather)
             terms["bottleneck"] = 0.5 * kl
+
+        # L_con: agreement of the two modalities of a sample (eq. 5).
         if config.weight_contrastive and encoded.image_states is not None:
             terms["contrastive"] = self._contrast(step)
+
+        # L_cvae: the generator reconstructs real representations (eq. 11).
         if config.weight_cvae:
             by_label = config.generator_condition == "label"
             condition = step.candidate_embeddings[step.labels] if by_label else encoded.condition
             posterior = self.hmcvae.encode(h, c, step.noise.get("encode"))
             decoded = self.hmcvae.decode(posterior.sample, condition)
             terms["cvae"] = cvae_loss(h.detach(), decoded, posterior.kl, config.generator_kl_weight)
-        if generator_labels is not None and (config.weight_unseen or config.weight_alignment):
+
+        # L_u and L_sda: the scorer learns from synthetic samples of unseen labels (eq. 12-13).
+        if synthetic is not None and (config.weight_unseen or config.weight_alignment):
             draws = config.generator_samples or len(h)
-            scores = self._imagine(generator_labels, draws, step.noise.get("generate"))
+            scores = self._score_synthetic(synthetic, draws, step.noise.get("generate"))
             if config.weight_unseen:
                 terms["unseen"] = unseen_loss(scores)
             if config.weight_alignment:
@@ -324,8 +360,8 @@ class HMGRLForZeroShotTyping(ZeroShotTypingModel):
             mask = step.gather(step.image_mask.to(text.dtype)) > 0
         return contrastive_loss(step.gather(text), step.gather(image), mask)
 
-    def _imagine(self, embeddings: Tensor, draws: int, noise: Tensor | None) -> Tensor:
-        """Scores of synthetic samples of U labels, (U, U) or (U, draws, U) (eq. 12)."""
+    def _score_synthetic(self, embeddings: Tensor, draws: int, noise: Tensor | None) -> Tensor:
+        """Scores synthetic samples of U labels against them, (U, U) or (U, draws, U) (eq. 12)."""
         embeddings = wide(embeddings).detach()
         synthetic = self.hmcvae.generate(embeddings, draws, noise)
         if self.config.generator_draws == "averaged":

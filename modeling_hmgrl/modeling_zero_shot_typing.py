@@ -1,8 +1,9 @@
-"""The contract that every method answers, and the part of it that is the same for all.
+"""The interface of all methods, with the steps that they share.
 
-A method says what it makes of encoder states (:meth:`ZeroShotTypingModel.represent`), how it scores
-that against labels, and which losses it adds. Encoding, the choice of labels, calibration and the
-sum of the losses stand here. The labels are an argument of every call, never a weight.
+A method defines how it represents encoder states (:meth:`ZeroShotTypingModel.represent`), how it
+scores representations against labels, and which losses it adds. Encoding, the choice of labels,
+calibration and the sum of the losses are implemented here. The labels are an argument of every
+call, never a weight.
 """
 
 from functools import partial
@@ -34,17 +35,17 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
 
     base_model_prefix = "backbone"
     uses_images = True
-    """Whether the method looks at pictures."""
+    """Whether the method uses images."""
     tasks: tuple[str, ...] = ("typing", "relation")
-    """Tasks the method is made for."""
+    """Tasks that the method supports."""
     processor_settings: dict[str, Any] = {}  # noqa: RUF012 - read only
-    """Arguments that its processor must be made with."""
+    """Arguments that its processor requires."""
     takes_label_parts = True
-    """Whether its labels can be compared by parts (``config.label_parts``)."""
-    imagines_labels = False
-    """Whether training makes use of labels that have no samples (the generator's)."""
+    """Whether the method supports labels by parts (``config.label_parts``)."""
+    uses_generator_labels = False
+    """Whether training uses labels without samples, for which a generator makes synthetic ones."""
     noise: dict[str, Tensor] = {}  # noqa: RUF012 - read only
-    """Noise to use in place of fresh draws, by name; set by tests alone."""
+    """Noise by name that replaces random draws; only tests set it."""
     gather: Gather = staticmethod(local)
     """How losses collect tensors of all processes; :class:`HMGRLTrainer` sets it."""
     config: ZeroShotTypingConfig
@@ -65,25 +66,25 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
         paper_settings: bool = False,
         **settings: Any,
     ) -> Any:
-        """Starts from pretrained encoders, with new parameters elsewhere.
+        """Creates a model from pretrained encoders; all other parameters are new.
 
         Args:
             text: Text encoder: a model, a folder or a Hub name.
             vision: Image encoder: a model, a folder or a Hub name; None for text alone.
-            processor: Processor whose tokenizer has the marker tokens; the embeddings grow to it,
-                and the markers start as the punctuation that stands for them
+            processor: Processor whose tokenizer has the entity markers; the token embeddings are
+                resized to it, and those of the markers are initialised to those of punctuation
                 (:attr:`HMGRLProcessor.marker_initials`).
-            paper_settings: Whether to start from the method's settings as published.
+            paper_settings: Whether to use the method's settings as published.
             **settings: Fields of the method's configuration.
 
         Returns:
-            The model, in evaluation mode as :meth:`from_pretrained` leaves it.
+            The model in evaluation mode, as from :meth:`from_pretrained`.
         """
         text_model = pretrained_encoder(text)
         vision_model = None if vision is None else pretrained_encoder(vision)
         make = cls.config_class.paper if paper_settings else cls.config_class
         config = make(
-            attn_implementation=text_model.config._attn_implementation,  # building it sets both
+            attn_implementation=text_model.config._attn_implementation,  # the model sets both
             text_config=text_model.config,
             vision_config=None if vision_model is None else vision_model.config,
             **settings,
@@ -95,7 +96,7 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
 
     @torch.no_grad()
     def add_markers(self, processor: Any) -> None:
-        """Grows the token embeddings to the processor's tokenizer and starts the markers.
+        """Resizes the token embeddings to the processor's tokenizer, initialises the markers.
 
         Args:
             processor: A :class:`HMGRLProcessor`.
@@ -117,7 +118,7 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
         self.encoders.set_input_embeddings(value)
 
     def encode_labels(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Encodes labels once, for use as ``candidate_embeddings``; see :class:`Encoders`.
+        """Encodes labels, for use as ``candidate_embeddings``; see :class:`Encoders`.
 
         Args:
             input_ids: Token ids, shape (K, L).
@@ -137,12 +138,12 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
         attention_mask: Tensor | None = None,
         encoders: Encoders | None = None,
     ) -> Tensor:
-        """Encodes labels by parts, (K, 3d), with other encoders if any are named."""
+        """Encodes labels by parts, (K, 3d), with the model's encoders or those given."""
         pool = partial(pool_parts, separator_id=self.config.separator_id)
         return (encoders or self.encoders).encode_labels(input_ids, attention_mask, pool=pool)
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
-        """Encodes pictures once, for use as ``image_features``; see :class:`Encoders`."""
+        """Encodes images, for use as ``image_features``; see :class:`Encoders`."""
         return self.encoders.encode_image(pixel_values)
 
     def encode(
@@ -158,8 +159,8 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
         """Encodes samples, for :meth:`score`; arguments as of :meth:`forward`.
 
         Returns:
-            What the method knows of the samples, a ModelOutput of tensors whose first axis is the
-            batch; its ``representation`` (B, D) stands for the sample.
+            The method's encoding of the samples, a ModelOutput of tensors whose first axis is the
+            batch, among them ``representation`` (B, D).
         """
         states = self.encoders.encode_states(
             input_ids,
@@ -175,10 +176,10 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
             return self.represent(states)
 
     def represent(self, states: EncoderStates) -> Any:
-        """What the method makes of encoder states.
+        """Computes the method's encoding of samples from encoder states.
 
         Args:
-            states: What the encoders made of a batch.
+            states: Encoder states of a batch.
 
         Returns:
             As :meth:`encode`.
@@ -190,7 +191,7 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
         return self.config.squared_radius
 
     def prepare_labels(self, candidate_embeddings: Tensor) -> Tensor:
-        """Does all of scoring that depends on the labels alone, so that it can be kept.
+        """Computes the part of scoring that depends only on the labels and can be cached.
 
         Args:
             candidate_embeddings: Label encodings, shape (K, d), as of :meth:`encode_labels`.
@@ -200,7 +201,7 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
         """
         with full_precision(candidate_embeddings.device):
             projected = self.scorer.project_labels(wide(candidate_embeddings))
-            return self.scorer.place(projected, self.curvature())
+            return self.scorer.to_score_space(projected, self.curvature())
 
     def score(self, encoded: Any, label_vectors: Tensor) -> Tensor:
         """Scores encoded samples against prepared labels.
@@ -214,11 +215,11 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
         """
         h, c = encoded.representation, self.curvature()
         with full_precision(h.device):
-            samples = self.scorer.place(self.scorer.project_samples(h), c)
+            samples = self.scorer.to_score_space(self.scorer.project_samples(h), c)
             return self.scorer.compare(samples, label_vectors, c)
 
-    def meet_labels(self, candidate_embeddings: Tensor, seen_mask: Tensor | None) -> None:
-        """Called in training before labels are scored, for methods that keep something of them.
+    def observe_labels(self, candidate_embeddings: Tensor, seen_mask: Tensor | None) -> None:
+        """Called in training before labels are scored, for methods that memorise them.
 
         Args:
             candidate_embeddings: Label encodings, shape (K, d).
@@ -238,10 +239,10 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
         return {"classification": self.classification_loss(step)} | self.more_losses(step)
 
     def more_losses(self, step: TrainingStep) -> dict[str, Tensor]:
-        """Further loss terms by name; the config holds ``weight_{name}`` for each.
+        """Further loss terms by name; the configuration has ``weight_{name}`` for each.
 
         Args:
-            step: What the losses are made of.
+            step: Inputs of the losses.
         """
         del step
         return {}
@@ -271,15 +272,15 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
             attention_mask: 1 where there is a token, shape (B, n).
             span_positions: Token positions of the opening and closing marker of each mention,
                 shape (B, spans, 2).
-            pixel_values: Pictures, shape (B, 3, height, width), or None for texts alone.
-            image_features: Image encoder's states, shape (B, m, d'), instead of pictures.
-            image_mask: Samples that have a picture, shape (B,); all if None.
+            pixel_values: Images, shape (B, 3, height, width), or None for texts alone.
+            image_features: Image encoder's states, shape (B, m, d'), instead of images.
+            image_mask: Samples that have an image, shape (B,); all if None.
             candidate_input_ids: Token ids of the K labels to score, shape (K, L).
             candidate_attention_mask: 1 where there is a token, shape (K, L).
             candidate_embeddings: Label encodings, shape (K, d), instead of token ids.
             seen_mask: Which labels had training samples, bool, shape (K,).
-            labels: Index of the true label, shape (B,); it must be a seen one.
-            synthetic_input_ids: Token ids of the labels to imagine samples of, (U, L').
+            labels: Index of the true label, shape (B,); seen labels in training.
+            synthetic_input_ids: Token ids of the labels to generate samples for, (U, L').
             synthetic_attention_mask: 1 where there is a token, shape (U, L').
             synthetic_embeddings: Their encodings, shape (U, d), instead of token ids.
             text_features: Text encoder's states, shape (B, n, d), instead of encoding the texts.
@@ -305,7 +306,7 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
                     "candidate_input_ids or candidate_embeddings: expected one of them"
                 )
             candidate_embeddings = self.encode_labels(candidate_input_ids, candidate_attention_mask)
-        wanted = self.imagines_labels and synthetic_embeddings is None
+        wanted = self.uses_generator_labels and synthetic_embeddings is None
         if wanted and synthetic_input_ids is not None:
             with torch.no_grad():  # the losses of synthetic samples do not train the encoder
                 synthetic_embeddings = self.encode_labels(
@@ -334,7 +335,7 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
         """Scores encoded samples against label encodings; arguments as of :meth:`forward`."""
         h = encoded.representation
         if self.training and labels is not None:
-            self.meet_labels(candidate_embeddings, seen_mask)
+            self.observe_labels(candidate_embeddings, seen_mask)
         with full_precision(h.device):
             logits = self.score(encoded, self.prepare_labels(candidate_embeddings))
             terms = None

@@ -1,4 +1,4 @@
-"""What the models return, and what their parts hand to each other."""
+"""Outputs of the models, and the data that their parts exchange."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,17 +11,17 @@ from .losses import Gather, local
 
 @dataclass(frozen=True)
 class EncoderStates:
-    """What the encoders made of a batch.
+    """Encoder states of a batch.
 
     Attributes:
-        input_ids: Token ids, shape (B, n); None where a graph starts from states.
+        input_ids: Token ids, shape (B, n); None if a graph takes states as inputs.
         text: Text states, shape (B, n, d).
         image: Image states at the text's width, shape (B, m, d), or None; 0 where a sample has no
-            picture.
+            image.
         span_positions: Token positions of the markers, shape (B, spans, 2).
         text_mask: Tokens that count, shape (B, n); all if None.
         image_mask: Samples that have an image, shape (B,); None without images.
-        noise: Noise to use in place of fresh draws, by name; empty but in tests.
+        noise: Noise by name that replaces random draws; empty except in tests.
     """
 
     input_ids: Any
@@ -35,7 +35,7 @@ class EncoderStates:
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """What the losses of a batch are made of.
+    """Inputs of the losses of a batch.
 
     Attributes:
         encoded: Samples, as of :meth:`ZeroShotTypingModel.encode`.
@@ -44,9 +44,9 @@ class TrainingStep:
         labels: Index of the true label, shape (B,).
         candidates: Labels with training samples, bool, shape (K,); all if None.
         text_mask: Tokens that count, shape (B, n); all if None.
-        image_mask: Samples that have a picture, shape (B,); all if None.
-        generator_labels: Encodings of labels without samples, shape (U, d), or None.
-        noise: Noise to use in place of fresh noise, by name.
+        image_mask: Samples that have an image, shape (B,); all if None.
+        synthetic_embeddings: Encodings of labels to generate samples for, shape (U, d), or None.
+        noise: Noise by name that replaces random draws.
         gather: Concatenates a tensor over the processes of a distributed run.
     """
 
@@ -57,18 +57,18 @@ class TrainingStep:
     candidates: Tensor | None
     text_mask: Tensor | None
     image_mask: Tensor | None
-    generator_labels: Tensor | None
+    synthetic_embeddings: Tensor | None
     noise: dict[str, Tensor]
     gather: Gather = local
 
 
 @dataclass
 class SampleEncoding(ModelOutput):
-    """What a method makes of samples; methods add what else they score by.
+    """A method's encoding of samples; methods add fields that their scores require.
 
     Attributes:
-        representation: What stands for each sample, shape (B, D).
-        attention: Share of each text and image token in it, shape (B, n + m), where there is such.
+        representation: Representation of each sample, shape (B, D).
+        attention: Weight of each text and image token in it, shape (B, n + m), or None.
     """
 
     representation: Tensor = None  # type: ignore[assignment]
@@ -100,15 +100,15 @@ class HMGRLModelOutput(ModelOutput):
 
 @dataclass
 class ZeroShotTypingOutput(ModelOutput):
-    """Output of :class:`HMGRLForZeroShotTyping` and of every method that answers its contract.
+    """Output of :class:`HMGRLForZeroShotTyping` and of all other methods.
 
     Attributes:
         loss: Weighted sum of the loss terms; None without ``labels``.
         loss_terms: Each term by name, before its weight: classification, bottleneck, contrastive,
             cvae, unseen, alignment.
         logits: Scores over the given labels, shape (B, K).
-        calibrated_logits: Scores with gamma taken off the seen labels (eq. 15), shape (B, K); None
-            without ``seen_mask``.
+        calibrated_logits: Scores minus gamma for seen labels (eq. 15), shape (B, K); None without
+            ``seen_mask``.
         representation: Representation of each sample, shape (B, D).
         candidate_embeddings: Encodings of the given labels, shape (K, d).
         attention: Cross-modal attention over [text; image], shape (B, n + m).

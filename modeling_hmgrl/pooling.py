@@ -1,4 +1,4 @@
-"""Encodings of relation labels by parts: head entity, tail entity, what lies between.
+"""Pooling of token states: masked means, and encodings of relation labels by parts.
 
 Source: Zhao et al. 2023, "RE-Matching: A fine-grained semantic matching method for zero-shot
 relation extraction", which matches descriptions part by part.
@@ -28,13 +28,13 @@ def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 SEPARATOR = ";"
-"""What stands between the parts of a label's text: "person; is a member of; organization"."""
+"""Separator of the parts of a label's text: "person; is a member of; organization"."""
 
 
 def pool_parts(
     states: Tensor, ids: Tensor, mask: Tensor | None, separator_id: int | None
 ) -> Tensor:
-    """Means of the parts of texts "head; context; tail"; any other text stands whole for all three.
+    """Means of the parts of texts "head; context; tail"; of the whole text where it has no parts.
 
     Args:
         states: Token states, shape (K, L, d).
@@ -51,7 +51,7 @@ def pool_parts(
     segment = separator.cumsum(1)
     last = counted.long().cumsum(1) == counted.sum(1, keepdim=True)
     inner = counted & ~separator & ~last
-    inner[:, 0] = False  # the tokenizer's own tokens at both ends belong to no part
+    inner[:, 0] = False  # the special tokens at both ends belong to no part
     in_three = (separator.sum(1, keepdim=True) == 2).expand(-1, 3)
     parts = torch.stack([inner & (segment == k) for k in range(3)], dim=1)
     usable = (in_three & parts.any(-1)).unsqueeze(-1)

@@ -1,7 +1,6 @@
-"""Cross-modal attention and the scoring of representations against labels.
+"""Scoring of representations against labels.
 
-Source: HMGRL (arXiv 2603.16259), equations 6 and 7; what departs from it is named in
-:class:`HMGRLConfig`.
+Source: HMGRL (arXiv 2603.16259), equation 7; :class:`HMGRLConfig` names the departures from it.
 """
 
 import math
@@ -16,11 +15,11 @@ from .configuration_hmgrl import ZeroShotTypingConfig
 from .layers import Fp32Linear, blocks
 from .lorentz import clip_norm, clip_radius, expmap0, pairwise_distance
 
-MAX_LOG_SCALE = math.log(100.0)  # a temperature below 0.01 only sharpens rounding
+MAX_LOG_SCALE = math.log(100.0)  # a temperature below 0.01 only amplifies rounding errors
 
 
 class Comparison(nn.Module):
-    """Compares vectors of samples with vectors of labels, in one of the ways of ``score_function``.
+    """Compares vectors of samples and of labels as ``config.score_function`` says.
 
     Args:
         config: Configuration of the model.
@@ -33,25 +32,25 @@ class Comparison(nn.Module):
         self.log_scale = None if self.kind == "dot" else nn.Parameter(torch.empty(1))
 
     def init_parameters(self) -> None:
-        """Starts the scale at the inverse of the temperature."""
+        """Initialises the scale to the inverse of the temperature."""
         if self.log_scale is not None:
             init.constant_(self.log_scale, -math.log(self.temperature_init))
 
     @property
     def scale(self) -> Any:
-        """What likeness or distance is multiplied with; 1 for dot products."""
+        """Factor of the similarity or negative squared distance; 1 for dot products."""
         return 1.0 if self.log_scale is None else self.log_scale.clamp(max=MAX_LOG_SCALE).exp()
 
-    def place(self, x: Tensor, c: float | Tensor) -> Tensor:
-        """Puts vectors of samples or labels where they are compared.
+    def to_score_space(self, x: Tensor, c: float | Tensor) -> Tensor:
+        """Maps projected samples or labels to the space in which they are compared.
 
         Args:
             x: Vectors, shape (..., d_p).
             c: Squared radius of the hyperboloid, for geodesic scores.
 
         Returns:
-            Of length 1 for cosine, all parts of a label having the same share in it; points of the
-            hyperboloid (..., d_p + 1) for geodesic scores; as given otherwise, shape (..., d_p).
+            Vectors of length 1 for cosine scores, to which all parts of a label contribute equally;
+            points of the hyperboloid, (..., d_p + 1), for geodesic scores; otherwise ``x``.
         """
         if self.kind == "cosine":
             parts = x.unflatten(-1, (self.parts, x.shape[-1] // self.parts))
@@ -61,7 +60,7 @@ class Comparison(nn.Module):
         return x
 
     def compare(self, q: Tensor, p: Tensor, c: float | Tensor) -> Tensor:
-        """Scores samples (..., d_p) against labels (K, d_p), both from :meth:`place`.
+        """Scores samples (..., d_p) against labels (K, d_p), both from :meth:`to_score_space`.
 
         Returns:
             Scores, shape (..., K).
@@ -75,7 +74,7 @@ class Comparison(nn.Module):
         return -self.scale * squared.reshape(*q.shape[:-1], p.shape[0])
 
     def compare_pairs(self, q: Tensor, p: Tensor, c: float | Tensor) -> Tensor:
-        """Scores samples that differ from label to label, (B, K, d_p), against labels (K, d_p).
+        """Scores vectors that depend on sample and label, (B, K, d_p), against labels (K, d_p).
 
         Returns:
             Scores, shape (B, K).
@@ -89,25 +88,25 @@ class Comparison(nn.Module):
 
 
 def _linear(config: ZeroShotTypingConfig, width: int, size: int, factors: list[float]) -> nn.Linear:
-    """A linear layer over blocks, started as ``config.projection_init`` says."""
+    """A linear layer over blocks, initialised as ``config.projection_init`` says."""
     if config.projection_init == "similarity":
         return Fp32Linear(width * len(factors), size, init_weight=blocks(width, factors))
     return Fp32Linear(len(factors) * width, size)
 
 
 class PartProjection(nn.Module):
-    """Projects head, tail and context of a relation, each by itself.
+    """Projects head, tail and context of a relation separately.
 
-    One map serves head and tail, which are entities alike, and another reads the context: what is
-    learnt of an entity's kind in one relation then holds in all others. A map that mixes the three
-    fits the seen relations better and the unseen ones far worse.
+    Head and tail, which are both entities, share one projection; the context has another. What is
+    learnt about the type of an entity in one relation then transfers to all others. A joint
+    projection of the three fits seen relations better and unseen relations far worse.
 
     Args:
         config: Configuration of the model.
         size: Width of each projected part.
         first: Index of the block of the input that holds the head; the tail follows.
-        factors: Factor of each of the last blocks of the input, as many as the context reads, in
-            the context at the start.
+        factors: Initial weights in the context of the last blocks of the input, one for each block
+            that the context uses.
     """
 
     def __init__(
@@ -128,7 +127,7 @@ class PartProjection(nn.Module):
 
 
 def make_projection(config: ZeroShotTypingConfig, size: int) -> nn.Module:
-    """Makes what projects representations (..., D) to (..., d_p), by parts if labels have them."""
+    """Returns the projection of representations (..., D) to (..., d_p), by parts if labels are."""
     if config.label_parts:
         return PartProjection(config, size, config.first_mention, config.block_factors)
     return _linear(config, config.text_width, size, config.block_factors)
@@ -172,4 +171,4 @@ class LabelScorer(Comparison):
         Returns:
             Scores, shape (..., K).
         """
-        return self.compare(self.place(q, c), self.place(p, c), c)
+        return self.compare(self.to_score_space(q, c), self.to_score_space(p, c), c)

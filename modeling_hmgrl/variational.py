@@ -32,10 +32,10 @@ RESIDUAL_LOG_VAR = math.log(0.01)
 
 
 class Posterior(NamedTuple):
-    """A sample of a variational layer, with what it was drawn from.
+    """A sample of a variational layer, with its distribution.
 
     Attributes:
-        sample: Sample (or mean, where none was drawn), shape (..., D).
+        sample: Sample, or the mean if none was drawn, shape (..., D).
         mu: Mean, shape (..., D).
         log_var: Logarithm of the variance, shape (..., D).
         kl: Divergence from the prior, summed over dimensions, shape (...).
@@ -48,19 +48,19 @@ class Posterior(NamedTuple):
 
 
 def _draw(like: Tensor, noise: Tensor | None, sample: bool) -> Tensor | None:
-    """Standard normal noise: the caller's, or fresh, or none where no sample is asked for."""
+    """Standard normal noise: given, drawn, or None if no sample is requested."""
     if noise is not None:
         return noise.to(like)
     return torch.randn_like(like) if sample else None
 
 
 class HVIB(nn.Module):
-    """Hyperbolic variational information bottleneck, one for both modalities (eq. 4).
+    """Hyperbolic variational information bottleneck, shared by both modalities (eq. 4).
 
     ``mu = Dense(LLL(X))``, ``log sigma^2 = Dense(LLL(X))``, ``Z = mu + sigma * eps``; the prior is
     N(0, I). With ``residual`` the prior of a token is N(X, 0.01 I), centred on the token itself,
-    and the posterior is Z = X + mu + sigma * eps, which starts at that prior. The bottleneck then
-    measures what is added to the encoder's states instead of what is kept of them.
+    and the posterior is Z = X + mu + sigma * eps, which is initialised to that prior. The
+    bottleneck then measures what is added to the encoder's states instead of what is kept of them.
 
     Args:
         width: Width of the token states.
@@ -80,7 +80,7 @@ class HVIB(nn.Module):
     ) -> None:
         super().__init__()
         self.residual = residual
-        # inverse standard deviation of the prior; a residual bottleneck starts at its prior
+        # inverse standard deviation of the prior, to which a residual bottleneck is initialised
         self.prior_scale = math.exp(-0.5 * RESIDUAL_LOG_VAR) if residual else 1.0
         self.lorentz_mu = make_linear(layer, width, bottleneck, **layer_options)
         self.lorentz_log_var = make_linear(layer, width, bottleneck, **layer_options)
@@ -105,9 +105,9 @@ class HVIB(nn.Module):
         Args:
             x: Token states, shape (B, n, d).
             c: Squared radius of the hyperboloid.
-            noise: Noise to use, shape (B, n, d), instead of fresh noise.
-            sample: Whether to draw noise; by default in training alone. In evaluation Z is the
-                mean (the original samples there too, and its predictions are random).
+            noise: Noise to use instead of random draws, shape (B, n, d).
+            sample: Whether to draw noise; only in training by default. In evaluation, Z is the
+                mean (the original implementation samples there, too: its predictions are random).
 
         Returns:
             Posterior over (B, n, d), divergences of shape (B, n).
@@ -126,7 +126,7 @@ class HVIB(nn.Module):
 
 
 def _perceptron(width: int, size: int) -> nn.Sequential:
-    """The decoder's layers: two hidden ones as wide as the input (eq. 10)."""
+    """A decoder with two hidden layers as wide as the input (eq. 10)."""
     return nn.Sequential(
         Fp32Linear(width, width),
         nn.LeakyReLU(0.2),
@@ -139,10 +139,9 @@ def _perceptron(width: int, size: int) -> nn.Sequential:
 class PartDecoder(nn.Module):
     """Decodes head, tail and context of a relation, each from its part of the label.
 
-    One decoder serves head and tail, which are entities alike: what it learnt of a person in one
-    relation it puts into every other relation of persons, where a decoder of whole labels would
-    know no more than the few labels seen. Mentions and context are decoded as what they have
-    beyond the label's encoding.
+    Head and tail, which are both entities, share one decoder: what it learns about persons in one
+    relation transfers to all relations of persons, whereas a decoder of whole labels only knows
+    the few labels seen. Mentions and context are decoded as residuals of the label's encoding.
 
     Args:
         latent: Width d_v of the latent.
@@ -175,8 +174,8 @@ class PartDecoder(nn.Module):
 class HMCVAE(nn.Module):
     """Hyperbolic multimodal conditional variational autoencoder (eq. 8-11).
 
-    Encodes a representation H to a latent, decodes latent and condition to H. Its inputs are cut
-    off from the graph: its loss trains it alone.
+    Encodes a representation H to a latent, decodes latent and condition to H. Its inputs are
+    detached: its loss trains only its own parameters.
 
     Args:
         width: Width of H.
@@ -187,7 +186,7 @@ class HMCVAE(nn.Module):
             instead of a normal one in the tangent space.
         normalize: Whether H is scaled to half the clip radius before it is encoded. Raw
             representations are longer than that radius and saturate the layers.
-        parts: Whether conditions are labels by parts, to be decoded by :class:`PartDecoder`.
+        parts: Whether conditions are labels by parts, decoded by :class:`PartDecoder`.
         layer_options: Options of :func:`layers.make_linear`.
     """
 
@@ -216,7 +215,7 @@ class HMCVAE(nn.Module):
         Args:
             h: Representations, shape (B, D).
             c: Squared radius of the hyperboloid.
-            noise: Noise to use, shape (B, d_v), instead of fresh noise.
+            noise: Noise to use instead of random draws, shape (B, d_v).
 
         Returns:
             Posterior over (B, d_v), divergences of shape (B,).
@@ -238,8 +237,8 @@ class HMCVAE(nn.Module):
 
         log q(z) - log p(z) for z = exp_m(PT_{o->m}(v)), v ~ N(0, sigma^2); each density is the
         normal one in its tangent space over the volume (sinh(r)/r)^(D-1) of the exponential map
-        (Nagano et al. 2019, eq. 8), r in units of sqrt(c). Transport and exponential map at m are
-        taken as what they amount to, the boost that carries o to m.
+        (Nagano et al. 2019, eq. 8), r in units of sqrt(c). Transport and exponential map at m
+        together are the boost that carries o to m.
         """
         s = radius_of(c)
         radius = clip_radius(c)
@@ -248,8 +247,8 @@ class HMCVAE(nn.Module):
         limit = MAX_RADIUS * s - radius  # with m at the clip radius, z is within reach
         center, offset = (expmap0(u, c) for u in (mu, clip_norm(v, limit)))
         z = logmap0(translate(offset, center, c), c)
-        # The densities are those of the sample as drawn. Past the limit log p goes on along the
-        # ray: held there, the estimate would fall without bound as sigma grows.
+        # The densities are those of the sample before clipping. Beyond the limit, log p continues
+        # along the ray: if it stayed constant, the estimate would decrease without bound in sigma.
         length = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
         limit = torch.as_tensor(limit, dtype=length.dtype, device=length.device)
         drawn = z * (torch.maximum(length, limit) / limit)
@@ -258,7 +257,7 @@ class HMCVAE(nn.Module):
         return Posterior(z, mu, log_var, log_q - log_p)
 
     def decode(self, z: Tensor, condition: Tensor) -> Tensor:
-        """Decodes latents, shape (..., d_v), under conditions (..., d), cut off from the graph.
+        """Decodes latents, shape (..., d_v), under conditions (..., d), which are detached.
 
         Returns:
             Representations, shape (..., D), float32 at least.
@@ -268,12 +267,12 @@ class HMCVAE(nn.Module):
             return self.decoder(torch.cat([z, condition.detach().to(z.dtype)], dim=-1))
 
     def generate(self, condition: Tensor, draws: int, noise: Tensor | None = None) -> Tensor:
-        """Imagines representations of labels from the prior (eq. 12).
+        """Generates synthetic representations of labels from the prior (eq. 12).
 
         Args:
             condition: Label encodings, shape (U, d).
             draws: Representations per label.
-            noise: Latents to use, shape (U, draws, d_v), instead of fresh draws of N(0, I).
+            noise: Latents to use instead of random draws of N(0, I), shape (U, draws, d_v).
 
         Returns:
             Representations, shape (U, draws, D).

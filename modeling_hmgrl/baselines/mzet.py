@@ -178,7 +178,7 @@ class MZETForZeroShotTyping(ContextMethod):
         """Label vectors of the types, represented as mixtures of slots, (K, d_p)."""
         return super().prepare_labels(self.associate(lorentz.wide(candidate_embeddings)))
 
-    def meet_labels(self, candidate_embeddings: Tensor, seen_mask: Tensor | None) -> None:
+    def observe_labels(self, candidate_embeddings: Tensor, seen_mask: Tensor | None) -> None:
         """Writes the encodings of the seen types into the memory."""
         seen = candidate_embeddings if seen_mask is None else candidate_embeddings[seen_mask.bool()]
         self.write(seen)

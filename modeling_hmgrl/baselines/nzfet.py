@@ -75,7 +75,7 @@ class NZFETForZeroShotTyping(ContextMethod):
     def prepare_labels(self, candidate_embeddings: Tensor) -> Tensor:
         """Computes [query; label vector] of each label, shape (K, d + d_p)."""
         labels = lorentz.wide(candidate_embeddings)
-        placed = self.scorer.place(self.scorer.project_labels(labels), self.curvature())
+        placed = self.scorer.to_score_space(self.scorer.project_labels(labels), self.curvature())
         return torch.cat([self.query(labels), placed], dim=-1)
 
     def contexts(self, encoded: NZFETEncoding, queries: Tensor) -> Tensor:
@@ -93,6 +93,6 @@ class NZFETForZeroShotTyping(ContextMethod):
             contexts = self.contexts(encoded, queries)
             mentions = encoded.representation.unsqueeze(1).expand_as(contexts)
             samples = self.scorer.project_samples(torch.cat([mentions, contexts], dim=-1))
-            placed = self.scorer.place(samples, c)
+            placed = self.scorer.to_score_space(samples, c)
             columns.append(self.scorer.compare_pairs(placed, labels, c))
         return torch.cat(columns, dim=1)

@@ -137,7 +137,9 @@ class REMatchingForZeroShotTyping(Method):
 
     def _map_parts(self, parts: Tensor) -> Tensor:
         """Maps each of three parts (N, 3d) to the space of the scores, (N, 3 d_p)."""
-        mapped = [self.scorer.place(part, self.curvature()) for part in parts.chunk(3, dim=-1)]
+        mapped = [
+            self.scorer.to_score_space(part, self.curvature()) for part in parts.chunk(3, dim=-1)
+        ]
         return torch.cat(mapped, dim=-1)
 
     def prepare_labels(self, candidate_embeddings: Tensor) -> Tensor:

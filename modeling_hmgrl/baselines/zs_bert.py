@@ -118,12 +118,12 @@ class ZSBERTForZeroShotTyping(Method):
 
     def prepare_labels(self, candidate_embeddings: Tensor) -> Tensor:
         """Maps descriptions to the space of the scores, (K, d)."""
-        return self.scorer.place(lorentz.wide(candidate_embeddings), self.curvature())
+        return self.scorer.to_score_space(lorentz.wide(candidate_embeddings), self.curvature())
 
     def score(self, encoded: SampleEncoding, label_vectors: Tensor) -> Tensor:
         """Compares attribute vectors with descriptions, (B, K)."""
         c = self.curvature()
-        samples = self.scorer.place(encoded.representation, c)
+        samples = self.scorer.to_score_space(encoded.representation, c)
         return self.scorer.compare(samples, label_vectors, c)
 
     def more_losses(self, step: TrainingStep) -> dict[str, Tensor]:

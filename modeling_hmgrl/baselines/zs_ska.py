@@ -81,7 +81,7 @@ class ZSSKAForZeroShotTyping(Method):
 
     config: ZSSKAConfig
     uses_images = False
-    imagines_labels = True
+    uses_generator_labels = True
     takes_label_parts = False
     tasks = ("relation",)
     processor_settings = {"prompt": True}  # noqa: RUF012 - read only
@@ -151,11 +151,11 @@ class ZSSKAForZeroShotTyping(Method):
         """Label vectors from encodings and virtual words, (K, d_p)."""
         encoding, virtual = lorentz.wide(candidate_embeddings).chunk(2, dim=-1)
         projected = self.scorer.project_labels(encoding) + self.word_projection(virtual)
-        return self.scorer.place(projected, self.curvature())
+        return self.scorer.to_score_space(projected, self.curvature())
 
     def more_losses(self, step: TrainingStep) -> dict[str, Tensor]:
         """Cross-entropy of samples synthesised by analogy, over the unseen labels."""
-        unseen = step.generator_labels
+        unseen = step.synthetic_embeddings
         if unseen is None or not self.config.weight_augmented:
             return {}
         h = step.encoded.representation

@@ -70,7 +70,7 @@ def to_score_space(model: Any, representations: Tensor) -> Tensor:
     """Maps representations (..., D) to the space of the scores, (..., d_p)."""
     with lorentz.full_precision(representations.device):
         projected = model.scorer.project_samples(lorentz.wide(representations))
-        return model.scorer.place(projected, model.hmgrl.curvature()).float().cpu()
+        return model.scorer.to_score_space(projected, model.hmgrl.curvature()).float().cpu()
 
 
 def squared_radius(model: Any) -> float:

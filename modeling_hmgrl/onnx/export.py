@@ -76,7 +76,7 @@ def _samples(
         text_features=states,
     )
     projected = model.scorer.project_samples(encoded.representation)
-    return model.scorer.place(projected, model.hmgrl.curvature())
+    return model.scorer.to_score_space(projected, model.hmgrl.curvature())
 
 
 def _label_encodings(model: Any, states: Tensor, attention_mask: Tensor) -> Tensor:

@@ -125,7 +125,7 @@ def make_card(
 
 def trains_on_unseen(config: Any) -> bool:
     """Whether a method's training uses the names of labels without samples."""
-    return getattr(model_class(config), "imagines_labels", True)
+    return getattr(model_class(config), "uses_generator_labels", True)
 
 
 def _settings(config: Any) -> list[str]:

@@ -215,7 +215,7 @@ def test_every_method_has_its_card(name, task):
         for line in block.splitlines():
             if line.startswith(("import ", "from ")):
                 exec(line, {})
-    protocol = "class-transductive" if METHODS[name].imagines_labels else "inductive"
+    protocol = "class-transductive" if METHODS[name].uses_generator_labels else "inductive"
     assert f"| protocol | {protocol} |" in card.text
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
     assert config.model_type in card.data.tags
