@@ -23,7 +23,7 @@ from urllib.request import (
 )
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Formats that are opened, by Pillow's names. Others start a program (EPS) or are never met."""
@@ -209,6 +209,8 @@ def _float_converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]
 
 
 def _lab_converter() -> Callable[[Image.Image], Image.Image]:
+    from PIL import ImageCms  # noqa: PLC0415 - rarely needed
+
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     transform = ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
     return lambda strip: ImageCms.applyTransform(strip, transform)  # type: ignore[return-value]

@@ -354,7 +354,7 @@ def test_whole_model(task):
         1.0,
     )
     assert_close(imagined, tensors["train/unseen_logits"])
-    model._score_synthetic = lambda *_: imagined  # its conditions, too, differ from sample to sample
+    model._score_synthetic = lambda *_: imagined  # its conditions differ, too
     step = TrainingStep(
         encoded, logits, seen, tensors["label"], None, None, None, unseen[0],
         {"encode": tensors["eps_vae_encode"]},
