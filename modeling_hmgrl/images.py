@@ -23,7 +23,7 @@ from urllib.request import (
 )
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Formats that are opened, by Pillow's names. Others start a program (EPS) or are never met."""
@@ -117,7 +117,7 @@ def _open(source: Any, name: str, max_pixels: int) -> Image.Image:
 def _check_format(image: Image.Image, name: str) -> None:
     """Refuses an image that was opened, but not yet decoded, by a reader that is not allowed."""
     # MPO is what Pillow calls a JPEG that holds several images, as cameras write them.
-    if isinstance(image, ImageFile.ImageFile) and image.format not in (*IMAGE_FORMATS, "MPO"):
+    if getattr(image, "tile", None) and image.format not in (*IMAGE_FORMATS, "MPO"):
         raise ValueError(
             f"{name}: got an image opened as {image.format}, expected one of "
             f"{', '.join(IMAGE_FORMATS)}; image.copy() decodes it"
