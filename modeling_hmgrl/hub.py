@@ -1,4 +1,4 @@
-"""What a saved model brings along for others: its pipeline's code, and no path of this machine."""
+"""Export of a model to the Hub: the pipeline's code, and names without local paths."""
 
 import re
 import shutil
@@ -9,31 +9,30 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 TASK = "multimodal-zero-shot-typing"
-"""Name under which transformers finds the pipeline."""
+"""Task name of the pipeline in transformers."""
 
 CUSTOM_PIPELINES = {TASK: {"impl": "pipeline_hmgrl.ZeroShotTypingPipeline", "pt": ["AutoModel"]}}
-"""Field of ``config.json`` that names the pipeline to those who have not installed the package."""
+"""Field of ``config.json`` from which transformers loads the pipeline without this package."""
 
 _PIPELINE_FILE = Path(__file__).with_name("pipeline_hmgrl.py")
 _HUB_NAME = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")
 
 
 def is_remote() -> bool:
-    """Whether this code came with a checkpoint, and not from the installed package."""
+    """Whether this code was loaded from a checkpoint instead of the installed package."""
     return __name__.split(".", 1)[0] == TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 
 def save_pipeline_code(folder: str | Path) -> dict[str, Any]:
-    """Copies the pipeline's module and those that it imports beside a model.
+    """Copies the pipeline's module and the modules it imports to the folder of a model.
 
-    A model that was loaded from the Hub without its pipeline has no such module at hand, and is
-    saved without it.
+    A model that was loaded from the Hub without its pipeline is saved without it.
 
     Args:
-        folder: Folder of the model; made if it does not exist.
+        folder: Folder of the model, created if it does not exist.
 
     Returns:
-        The config's ``custom_pipelines``, empty if nothing was copied.
+        The configuration's ``custom_pipelines``, empty if nothing was copied.
     """
     if not _PIPELINE_FILE.exists():
         return {}
@@ -45,19 +44,19 @@ def save_pipeline_code(folder: str | Path) -> dict[str, Any]:
 
 
 def is_hub_name(name: str | None) -> bool:
-    """Whether an encoder's name is one of the Hub, and not a folder of this machine."""
+    """Whether an encoder's name is a repository name on the Hub and not a local folder."""
     return bool(name and _HUB_NAME.fullmatch(name)) and not Path(str(name)).exists()
 
 
 def public_name(name: str) -> str:
-    """Name of an encoder that tells nothing of this machine.
+    """Removes local paths from the name of an encoder.
 
     Args:
         name: A name on the Hub, or a folder.
 
     Returns:
-        The name on the Hub as it is; of a folder its last part behind "./", which nobody takes for
-        a name on the Hub.
+        A name on the Hub unchanged; for a folder "./" and its last component, which is not a valid
+        name on the Hub.
     """
     if not name or is_hub_name(name):
         return name

@@ -1,4 +1,4 @@
-"""Inputs of a prediction, checked, and scores over any number of labels in bounded memory."""
+"""Validation of the inputs and candidate labels of the pipeline."""
 
 import hashlib
 import re
@@ -10,30 +10,30 @@ from typing import Any, TypedDict
 
 from torch import Tensor
 
-from .entity_markers import Span, check_spans, shown
+from .entity_markers import Span, check_spans, short_repr
 from .images import fetch, is_url, open_image
 
-LISTED = 10
-"""Places of a repeated mention that an error lists."""
+MAX_LISTED_OCCURRENCES = 10
+"""Maximum number of occurrences of a mention that an error lists."""
 
-COUNTED_CHARACTERS = 10_000_000
-"""Bound on the length of a mention times its occurrences, as far as they are counted."""
+MAX_COMPARED_CHARACTERS = 10_000_000
+"""Bound on the length of a mention times the number of its occurrences that are counted."""
 
 FIELDS = ("text", "mention", "spans", "occurrence", "image", "labels")
-"""Fields of an input that are read."""
+"""Fields of an input."""
 
 IGNORED_FIELDS = ("id", "label", "seen", "split")
-"""Further fields of a data record, which may stand there."""
+"""Further fields of a data record, which are permitted and ignored."""
 
-# JSON can write it, UTF-8 and tokenizers cannot.
+# JSON can encode a lone surrogate; UTF-8 and tokenizers cannot.
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 class Failure(TypedDict):
-    """What stands in a prediction's place if the input could not be used and that is accepted.
+    """Result for an invalid input if ``on_error`` is "return".
 
     Attributes:
-        error: What was wrong, with the field and what was expected.
+        error: The error message, which names the field and the expected value.
     """
 
     error: str
@@ -41,11 +41,11 @@ class Failure(TypedDict):
 
 @dataclass(frozen=True)
 class Candidates:
-    """Labels to choose from.
+    """Candidate labels.
 
     Attributes:
-        names: What is returned.
-        texts: What the encoder is shown.
+        names: Names of the labels, which predictions contain.
+        texts: Texts of the labels, which the encoder reads.
     """
 
     names: tuple[str, ...]
@@ -54,14 +54,14 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Query:
-    """One input, checked.
+    """A validated input.
 
     Attributes:
         text: Text.
-        spans: Its mentions.
-        pixels: The picture, shape (1, 3, height, width), or None.
-        image_key: Hash of the picture's pixels, or None.
-        labels: Labels of this input, or None for those of the call.
+        spans: Its mentions, as character offsets.
+        pixels: The processed image, shape (1, 3, height, width), or None.
+        image_key: Hash of the pixels, or None.
+        labels: Candidate labels of this input, or None for those of the call.
     """
 
     text: str
@@ -72,179 +72,189 @@ class Query:
 
 
 def make_candidates(labels: Any, config: Any, name: str = "labels") -> Candidates:
-    """Checks labels to choose from.
+    """Validates candidate labels.
 
     Args:
-        labels: Names, or a mapping of names to the texts that the encoder is shown in their place
-            (a description, say; None for the name). None for the labels of the config.
-        config: The model's config, which may know a text for a name.
-        name: How errors name the argument.
+        labels: Names, or a mapping of names to the texts that the encoder reads instead, such as
+            descriptions (None for the name). None for the labels of the configuration.
+        config: Configuration of the model, which may define texts of names.
+        name: Name of the argument in errors.
 
     Returns:
-        The labels; one that is given twice is taken once.
+        The labels without duplicates.
 
     Raises:
-        ValueError: If there are none, or one is no text or blank.
+        ValueError: If there are no labels, or a label is not a string or blank.
     """
     if labels is None:
         labels = [*(config.seen_labels or ()), *(config.generator_labels or ())]
         if not labels:
-            raise ValueError(f"{name}: the model's config names none, expected a list of labels")
+            raise ValueError(
+                f"{name}: the model's configuration has none, expected a list of labels"
+            )
     usable = isinstance(labels, Mapping | Sequence) and not isinstance(labels, str | bytes)
     if not usable or not labels:
         raise ValueError(
-            f"{name}: got {shown(labels)}, expected a list of at least one label, or a "
+            f"{name}: got {short_repr(labels)}, expected a list of at least one label, or a "
             "mapping of labels to descriptions"
         )
     for label in labels:
-        if not _is_text(label):
+        if not _is_valid_text(label):
             raise ValueError(
-                f"{name}: got {shown(label)}, expected a label that is a text not blank"
+                f"{name}: got {short_repr(label)}, expected a label that is a non-blank string"
             )
     given = labels if isinstance(labels, Mapping) else dict.fromkeys(labels)
     texts = []
-    known = config.label_texts or {}  # read once: an attribute of a config is slow
+    known = config.label_texts or {}  # read once, as the attribute access of configurations is slow
     for label, own_text in given.items():
         text = known.get(label, label) if own_text is None else own_text
-        if not _is_text(text):
+        if not _is_valid_text(text):
             raise ValueError(
-                f"{name}[{shown(label)}]: got {shown(text)}, expected a text not blank"
+                f"{name}[{short_repr(label)}]: got {short_repr(text)}, expected a non-blank string"
             )
         texts.append(text)
     return Candidates(tuple(given), tuple(texts))
 
 
-def _is_text(value: Any) -> bool:
-    """Whether a tokenizer takes it: a string, not blank, without half a surrogate pair."""
+def _is_valid_text(value: Any) -> bool:
+    """Whether a value is a non-blank string without lone surrogates, as tokenizers require."""
     return isinstance(value, str) and bool(value.strip()) and not _SURROGATE.search(value)
 
 
 def make_query(
-    record: Any, processor: Any, config: Any, place: str, image_hosts: Collection[str] = ()
+    record: Any, processor: Any, config: Any, name: str, image_hosts: Collection[str] = ()
 ) -> Query:
-    """Checks one input and opens its picture.
+    """Validates one input and opens its image.
 
     Args:
-        record: Mapping with ``text``, ``mention`` or ``spans``, and perhaps ``occurrence``,
+        record: Mapping with ``text``, ``mention`` or ``spans``, and optionally ``occurrence``,
             ``image`` and ``labels``.
         processor: A :class:`HMGRLProcessor`.
-        config: The model's config.
-        place: How errors name the input.
-        image_hosts: Hosts from which pictures are fetched.
+        config: Configuration of the model.
+        name: Name of the input in errors.
+        image_hosts: Hosts from which images may be fetched.
 
     Returns:
         The input.
 
     Raises:
-        ValueError: Naming the input, the field and what was expected.
-        FileNotFoundError: If there is no such picture.
+        ValueError: If a field is invalid; the message names the input, the field and the expected
+            value.
+        FileNotFoundError: If the image does not exist.
     """
     if not isinstance(record, Mapping):
         raise ValueError(
-            f"{place}: got {type(record).__name__}, expected a mapping with 'text' and 'mention' "
+            f"{name}: got {type(record).__name__}, expected a mapping with 'text' and 'mention' "
             "or 'spans'"
         )
     if unknown := [field for field in record if field not in (*FIELDS, *IGNORED_FIELDS)]:
         raise ValueError(
-            f"{place}: unknown field {shown(unknown[0])}, expected {', '.join(FIELDS)}"
+            f"{name}: unknown field {short_repr(unknown[0])}, expected {', '.join(FIELDS)}"
         )
     text, spans, mention = record.get("text"), record.get("spans"), record.get("mention")
     if not isinstance(text, str):
-        raise ValueError(f"{place}.text: got {type(text).__name__}, expected a text")
-    if half := _SURROGATE.search(text):
+        raise ValueError(f"{name}.text: got {type(text).__name__}, expected a string")
+    if surrogate := _SURROGATE.search(text):
         raise ValueError(
-            f"{place}.text: half a surrogate pair at character {half.start()}, expected Unicode"
+            f"{name}.text: lone surrogate at character {surrogate.start()}, expected valid Unicode"
         )
     if (spans is None) == (mention is None):
-        raise ValueError(f"{place}: expected exactly one of 'mention' and 'spans'")
+        raise ValueError(f"{name}: expected exactly one of 'mention' and 'spans'")
     if spans is None:
-        several = isinstance(mention, Sequence) and not isinstance(mention, str | bytes)
-        number = len(mention) if several else 1  # type: ignore[arg-type]
+        is_list = isinstance(mention, Sequence) and not isinstance(mention, str | bytes)
+        number = len(mention) if is_list else 1  # type: ignore[arg-type]
         if number != processor.num_spans:
             raise ValueError(
-                f"{place}.mention: got {number} mentions, expected {processor.num_spans}"
+                f"{name}.mention: got {number} mentions, expected {processor.num_spans}"
             )
-        spans = find_mentions(text, mention, place, record.get("occurrence"))
-    checked = check_spans(text, spans, processor.num_spans, place)
+        spans = find_mentions(text, mention, name, record.get("occurrence"))
+    checked = check_spans(text, spans, processor.num_spans, name)
     image, pixels, key = record.get("image"), None, None
     if image is not None:
         if not processor.use_images:
-            raise ValueError(f"{place}.image: the model is of text alone, expected None")
+            raise ValueError(f"{name}.image: the model reads text only, expected None")
         if is_url(image):
-            image = fetch(image, image_hosts, f"{place}.image")
-        opened = open_image(image, f"{place}.image", side=processor.image_side)
+            image = fetch(image, image_hosts, f"{name}.image")
+        opened = open_image(image, f"{name}.image", side=processor.image_side)
         pixels = processor.encode_images([opened], 1)["pixel_values"]
         key = hashlib.sha256(pixels.numpy()).hexdigest()
     labels = record.get("labels")
-    candidates = None if labels is None else make_candidates(labels, config, f"{place}.labels")
+    candidates = None if labels is None else make_candidates(labels, config, f"{name}.labels")
     return Query(text, checked, pixels, key, candidates)
 
 
-def find_mentions(text: str, mentions: Any, place: str = "text", which: Any = None) -> list[Span]:
+def find_mentions(
+    text: str, mentions: Any, name: str = "text", occurrence: Any = None
+) -> list[Span]:
     """Finds mentions in a text as character offsets.
 
     Args:
         text: Text.
         mentions: One mention, or several.
-        place: How errors name the input.
-        which: Which occurrence is meant, counted from 0; one number for each mention, or None where
+        name: Name of the input in errors.
+        occurrence: Index of the occurrence, counted from 0; one number for each mention, or None if
             it occurs once.
 
     Returns:
         One (start, end) for each mention.
 
     Raises:
-        ValueError: If a mention does not occur, or occurs several times and it is not said which
-            is meant; the places are listed.
+        ValueError: If a mention does not occur, or occurs several times without an index; the
+            message lists the occurrences.
     """
     listed = [mentions] if isinstance(mentions, str) else mentions
     if not isinstance(listed, Sequence) or not all(isinstance(m, str) for m in listed):
         raise ValueError(
-            f"{place}.mention: got {shown(mentions)}, expected a string, or a pair of them"
+            f"{name}.mention: got {short_repr(mentions)}, expected a string, or a pair of strings"
         )
-    numbers = which if isinstance(which, Sequence) else [which] * len(listed)
+    numbers = occurrence if isinstance(occurrence, Sequence) else [occurrence] * len(listed)
     if len(numbers) != len(listed):
         raise ValueError(
-            f"{place}.occurrence: got {len(numbers)} numbers, expected {len(listed)} as of mention"
+            f"{name}.occurrence: got {len(numbers)} numbers, expected {len(listed)}, one for each "
+            "mention"
         )
-    return [_find(text, m, place, n) for m, n in zip(listed, numbers, strict=True)]
+    return [_find_mention(text, m, name, n) for m, n in zip(listed, numbers, strict=True)]
 
 
-def _find(text: str, mention: str, place: str, which: Any) -> Span:
-    name = shown(mention)
-    # A long mention that overlaps itself is not counted without end.
-    limit = LISTED + 1 if which is None else 1 + COUNTED_CHARACTERS // max(len(mention), 1)
-    starts = list(islice(_starts(text, mention), limit))
+def _find_mention(text: str, mention: str, name: str, occurrence: Any) -> Span:
+    quoted = short_repr(mention)
+    # The bound limits the time for a long mention that overlaps itself.
+    limit = 1 + (
+        MAX_LISTED_OCCURRENCES
+        if occurrence is None
+        else MAX_COMPARED_CHARACTERS // max(len(mention), 1)
+    )
+    starts = list(islice(_occurrences(text, mention), limit))
     if not starts:
-        raise ValueError(f"{place}.mention: {name} occurs nowhere, expected a part of the text")
-    if which is None:
+        raise ValueError(f"{name}.mention: {quoted} not found, expected a substring of the text")
+    if occurrence is None:
         if len(starts) > 1:
-            places = f"{starts[:LISTED]}{' and further' if len(starts) > LISTED else ''}"
+            more = " and more" if len(starts) > MAX_LISTED_OCCURRENCES else ""
             raise ValueError(
-                f"{place}.mention: {name} occurs at {places}; say which by 'occurrence', counted "
-                "from 0, or give 'spans'"
+                f"{name}.mention: {quoted} occurs at {starts[:MAX_LISTED_OCCURRENCES]}{more}; "
+                "select one by 'occurrence', counted from 0, or pass 'spans'"
             )
-        which = 0
+        occurrence = 0
     if (
-        isinstance(which, bool)
-        or not isinstance(which, Integral)
-        or not 0 <= int(which) < len(starts)
+        isinstance(occurrence, bool)
+        or not isinstance(occurrence, Integral)
+        or not 0 <= int(occurrence) < len(starts)
     ):
         raise ValueError(
-            f"{place}.occurrence: got {shown(which)}, expected a number from 0 to "
-            f"{len(starts) - 1}, as {name} occurs {len(starts)} times"
+            f"{name}.occurrence: got {short_repr(occurrence)}, expected a number from 0 to "
+            f"{len(starts) - 1}, as {quoted} occurs {len(starts)} times"
             f"{' or more' if len(starts) == limit else ''}"
         )
-    start = starts[int(which)]
+    start = starts[int(occurrence)]
     return start, start + len(mention)
 
 
-def _starts(text: str, mention: str) -> Iterator[int]:
-    """Where a mention occurs; occurrences may overlap."""
-    at = text.find(mention) if mention else -1
-    while at >= 0:
-        yield at
-        at = text.find(mention, at + 1)
+def _occurrences(text: str, mention: str) -> Iterator[int]:
+    """Start offsets of a mention, whose occurrences may overlap."""
+    start = text.find(mention) if mention else -1
+    while start >= 0:
+        yield start
+        start = text.find(mention, start + 1)
 
 
 __all__ = ["Candidates", "Failure", "Query", "find_mentions", "make_candidates", "make_query"]

@@ -1,4 +1,4 @@
-"""The processor: text, mentions, pictures and label names to tensors."""
+"""The processor: converts texts, mentions, images and label texts to tensors."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,34 +18,48 @@ from .images import open_image
 
 logger = logging.get_logger(__name__)
 
-_PROMPT_MENTION = 16  # most tokens of a mention in a prompt
+_MAX_PROMPT_MENTION = 16  # tokens of a mention in a prompt
 
 
 class HMGRLProcessor(ProcessorMixin):
-    """Turns sentences with marked mentions, pictures and label names into model inputs.
+    """Converts texts with mentions, images and label texts to model inputs.
 
     Args:
-        image_processor: Any image processor; may be None if there are no pictures.
-        tokenizer: A fast tokenizer of a BERT-like model. It gains the four marker tokens.
+        image_processor: Any image processor; None requires ``use_images=False``.
+        tokenizer: A fast tokenizer of a BERT-like model, to which the four entity markers are
+            added.
         task: "typing" (one span) or "relation" (two spans, head first).
-        max_length: Most tokens of a text, special tokens and markers included (128 in the paper).
-            Longer texts are windowed around their mentions.
-        label_max_length: Most tokens of a label's text; longer ones are cut, with a warning.
-        pad_to_max_length: Whether to pad to those lengths instead of to the longest of the batch,
-            as the paper's settings need, which let padding take part.
-        use_images: Whether pictures are taken; False for a model of text alone.
-        prompt: Whether ``head [MASK] tail`` follows each text, for methods that ask a masked token
-            for the relation.
+        max_length: Maximum number of tokens of a text, special tokens and markers included (128 in
+            the paper). Longer texts are reduced to a window around their mentions.
+        label_max_length: Maximum number of tokens of a label text; longer ones are truncated with a
+            warning.
+        pad_to_max_length: Whether to pad to these lengths instead of the longest of the batch, as
+            in the paper, where padding is not masked.
+        use_images: Whether the model reads images.
+        prompt: Whether to append ``head [MASK] tail`` to each text, for methods that predict the
+            relation at a masked token.
 
     Raises:
-        ValueError: If the tokenizer is not a fast one, the task is unknown, there is no image
-            processor for pictures, or a length leaves no room.
+        ValueError: If the tokenizer is not a fast one, the task is unknown, the image processor is
+            missing, or a length is too small.
+
+    Examples:
+        >>> from transformers import BertTokenizer
+        >>> from modeling_hmgrl import HMGRLProcessor
+        >>> words = "[PAD] [UNK] [CLS] [SEP] [MASK] * the fox saw animal tool".split()
+        >>> tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+        >>> processor = HMGRLProcessor(None, tokenizer, use_images=False)
+        >>> inputs = processor("the fox saw", [[4, 7]], labels=["animal", "tool"])
+        >>> processor.tokenizer.decode(inputs["input_ids"][0])
+        '[CLS] the [E1] fox [/E1] saw [SEP]'
+        >>> inputs["span_positions"].tolist(), inputs["candidate_input_ids"].shape
+        ([[[2, 4]]], torch.Size([2, 3]))
     """
 
     marker_initials = {  # noqa: RUF012 - read only
         "[E1]": '"', "[/E1]": '"', "[E2]": "*", "[/E2]": "*",
     }  # fmt: skip
-    """Punctuation from whose embedding each marker starts: it stands around words in any text."""
+    """Punctuation whose embedding initialises each marker, as it often surrounds words in texts."""
 
     def __init__(
         self,
@@ -59,13 +73,15 @@ class HMGRLProcessor(ProcessorMixin):
         prompt: bool = False,
     ) -> None:
         if tokenizer is None or not tokenizer.is_fast:
-            raise ValueError("tokenizer: expected a fast tokenizer, which knows character offsets")
+            raise ValueError(
+                "tokenizer: expected a fast tokenizer, which provides character offsets"
+            )
         if task not in ("typing", "relation"):
             raise ValueError(f"task: got {task!r}, expected 'typing' or 'relation'")
         if image_processor is None:
             if use_images:
                 raise ValueError("image_processor: got None, expected one unless use_images=False")
-            # an attribute of a processor cannot be absent; this one is not used
+            # required by ProcessorMixin, but not used
             image_processor = ViTImageProcessorPil()
         markers = [marker for pair in MARKERS for marker in pair]
         tokenizer.add_special_tokens(
@@ -79,33 +95,34 @@ class HMGRLProcessor(ProcessorMixin):
         self.prompt = prompt
         self._marker_ids = set(tokenizer.convert_tokens_to_ids(markers))
         super().__init__(image_processor, tokenizer)
-        # what the tokenizer puts before and after one text, found from a text of one token
-        bare = tokenizer("a", add_special_tokens=False).input_ids
+        # The special tokens that the tokenizer adds, derived from a text of one token.
+        content = tokenizer("a", add_special_tokens=False).input_ids
         full = tokenizer("a").input_ids
-        start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
-        self._prefix, self._suffix = full[:start], full[start + len(bare) :]
-        around = len(self._prefix) + len(self._suffix)
+        start = next(i for i in range(len(full)) if full[i : i + len(content)] == content)
+        self._prefix, self._suffix = full[:start], full[start + len(content) :]
+        special = len(self._prefix) + len(self._suffix)
         if prompt and (task != "relation" or tokenizer.mask_token_id is None):
-            raise ValueError("prompt: expected only for relations and a tokenizer with a mask")
-        least = around + 2 * len(markers) + self._prompt_room
-        if max_length < least:
+            raise ValueError("prompt: requires task='relation' and a tokenizer with a mask token")
+        minimum = special + 2 * len(markers) + self._max_prompt_tokens
+        if max_length < minimum:
             raise ValueError(
-                f"max_length: got {max_length}, expected at least {least} for markers and mentions"
+                f"max_length: got {max_length}, expected at least {minimum} for markers and "
+                "mentions"
             )
-        if label_max_length <= around:
+        if label_max_length <= special:
             raise ValueError(
-                f"label_max_length: got {label_max_length}, expected at least {around + 1}"
+                f"label_max_length: got {label_max_length}, expected at least {special + 1}"
             )
 
     @classmethod
     def from_backbones(
         cls, text: str, vision: str | None = None, **settings: Any
     ) -> "HMGRLProcessor":
-        """Makes a processor for pretrained encoders.
+        """Creates a processor for pretrained encoders.
 
         Args:
             text: Folder or Hub name of the text encoder.
-            vision: Folder or Hub name of the image encoder; None for text alone.
+            vision: Folder or Hub name of the image encoder; None for text only.
             **settings: Arguments of the class.
         """
         tokenizer = AutoTokenizer.from_pretrained(text)
@@ -114,13 +131,13 @@ class HMGRLProcessor(ProcessorMixin):
         return cls(AutoImageProcessor.from_pretrained(vision), tokenizer, **settings)
 
     @property
-    def _prompt_room(self) -> int:
-        """Most tokens that a prompt takes."""
-        return 2 * _PROMPT_MENTION + 1 + len(self._suffix) if self.prompt else 0
+    def _max_prompt_tokens(self) -> int:
+        """Maximum number of tokens of a prompt."""
+        return 2 * _MAX_PROMPT_MENTION + 1 + len(self._suffix) if self.prompt else 0
 
     @property
     def num_spans(self) -> int:
-        """Spans expected in each sample."""
+        """Number of spans of each sample."""
         return 1 if self.task == "typing" else 2
 
     def __call__(
@@ -134,23 +151,24 @@ class HMGRLProcessor(ProcessorMixin):
         """Processes a batch of samples.
 
         Args:
-            text: B texts, or one.
+            text: B texts, or a single text.
             spans: For each text its mentions as character offsets [[start, end], ...], end
                 exclusive; one for typing, two for relations, head first.
-            images: For each text a picture (see :func:`images.open_image`) or None; None if there
-                are none at all.
-            labels: Texts of the labels to score.
-            generator_labels: Texts of the labels to imagine samples of.
+            images: For each text an image (see :func:`images.open_image`) or None; None if no text
+                has an image.
+            labels: Texts of the candidate labels.
+            generator_labels: Texts of the labels to generate synthetic samples for.
 
         Returns:
             Inputs of the model: input_ids and attention_mask (B, n), span_positions
-            (B, spans, 2), pixel_values (B, 3, height, width) and image_mask (B,) where there is a
-            picture, candidate_input_ids and candidate_attention_mask (K, L), and the same for
-            generator_label. Its attribute ``windows`` lists for each text None, or the character
-            ranges that were kept of a text too long for ``max_length``.
+            (B, spans, 2), pixel_values (B, 3, height, width) and image_mask (B,) if there are
+            images, candidate_input_ids and candidate_attention_mask (K, L), and synthetic_input_ids
+            and synthetic_attention_mask for the generator labels. The attribute ``windows`` holds
+            for each text None, or the character ranges kept if the text exceeds ``max_length``.
 
         Raises:
-            ValueError: Naming the sample, the field and what was expected.
+            ValueError: If a sample is invalid; the message names the sample, the field and the
+                expected value.
         """
         if isinstance(text, str):
             text, spans = [text], [spans]
@@ -176,10 +194,10 @@ class HMGRLProcessor(ProcessorMixin):
     def encode_texts(
         self, texts: Sequence[str], spans: Sequence[Sequence[Span]]
     ) -> tuple[dict[str, torch.Tensor], list[list[Span] | None]]:
-        """Encodes texts whose spans were checked; see :meth:`__call__`.
+        """Encodes texts with validated spans; see :meth:`__call__`.
 
         Returns:
-            The tensors, and for each text the ranges kept (None for the whole text).
+            The tensors, and for each text the character ranges kept (None for the whole text).
         """
         marked = self.mark(texts, spans)
         batch = self.pad([sample.ids for sample in marked])
@@ -189,53 +207,55 @@ class HMGRLProcessor(ProcessorMixin):
     def mark(
         self, texts: Sequence[str], spans: Sequence[Sequence[Span]], with_offsets: bool = False
     ) -> list[MarkedText]:
-        """Tokenises texts whose spans were checked, special tokens and markers included.
+        """Tokenises texts with validated spans, special tokens and markers included.
 
         Args:
             texts: Texts.
-            spans: Checked spans of each.
-            with_offsets: Whether to keep the characters of each token, which take more memory than
-                the tokens.
+            spans: Validated spans of each text.
+            with_offsets: Whether to keep the character range of each token, which takes more memory
+                than the tokens.
 
         Returns:
             One :class:`MarkedText` for each text.
         """
-        before, after = len(self._prefix), len(self._suffix)
-        room = self.max_length - before - after - self._prompt_room
+        special = len(self._prefix) + len(self._suffix)
+        max_tokens = self.max_length - special - self._max_prompt_tokens
         return [
-            self._framed(sample, with_offsets)
-            for sample in mark_texts(self.tokenizer, texts, spans, room)
+            self._add_special_tokens(sample, with_offsets)
+            for sample in mark_texts(self.tokenizer, texts, spans, max_tokens)
         ]
 
-    def _framed(self, sample: MarkedText, with_offsets: bool) -> MarkedText:
-        """A marked text between the tokenizer's own tokens, the prompt behind it."""
-        before, behind = len(self._prefix), self._suffix + self._prompt_of(sample)
+    def _add_special_tokens(self, sample: MarkedText, with_offsets: bool) -> MarkedText:
+        """Adds the tokenizer's special tokens and the prompt to a marked text."""
+        shift, suffix = len(self._prefix), self._suffix + self._prompt_of(sample)
         offsets = None
         if with_offsets:
-            offsets = [*[None] * before, *(sample.offsets or ()), *[None] * len(behind)]
+            offsets = [*[None] * shift, *(sample.offsets or ()), *[None] * len(suffix)]
         return MarkedText(
-            self._prefix + sample.ids + behind,
-            [(start + before, end + before) for start, end in sample.positions],
+            self._prefix + sample.ids + suffix,
+            [(start + shift, end + shift) for start, end in sample.positions],
             sample.kept,
             offsets,
         )
 
     def _prompt_of(self, sample: MarkedText) -> list[int]:
-        """Tokens of ``head [MASK] tail``, long mentions cut, or none."""
+        """Tokens of ``head [MASK] tail`` with long mentions truncated, or an empty list."""
         if not self.prompt:
             return []
         head, tail = (
-            [i for i in sample.ids[start + 1 : end] if i not in self._marker_ids][:_PROMPT_MENTION]
+            [i for i in sample.ids[start + 1 : end] if i not in self._marker_ids][
+                :_MAX_PROMPT_MENTION
+            ]
             for start, end in sample.positions
         )
         return [*head, self.tokenizer.mask_token_id, *tail, *self._suffix]
 
     def pad(self, rows: Sequence[Sequence[int]], max_length: int | None = None) -> BatchFeature:
-        """Pads rows of token ids to the longest.
+        """Pads rows of token ids to the longest row.
 
         Args:
             rows: Token ids, special tokens included.
-            max_length: Length to which :attr:`pad_to_max_length` pads; that of texts if None.
+            max_length: Length to which :attr:`pad_to_max_length` pads; :attr:`max_length` if None.
 
         Returns:
             input_ids and attention_mask, shape (rows, n).
@@ -251,14 +271,14 @@ class HMGRLProcessor(ProcessorMixin):
         return BatchFeature({"input_ids": ids, "attention_mask": mask})
 
     def encode_images(self, images: Any, count: int) -> dict[str, torch.Tensor]:
-        """Encodes pictures, of which some or all may be None; see :meth:`__call__`.
+        """Encodes images, of which some or all may be None; see :meth:`__call__`.
 
         Returns:
-            pixel_values (count, 3, height, width), 0 where absent, and image_mask (count,); nothing
-            if no sample has a picture.
+            pixel_values (count, 3, height, width), 0 for missing images, and image_mask (count,);
+            empty if no sample has an image.
 
         Raises:
-            ValueError: If a picture cannot be used, or the processor is of text alone.
+            ValueError: If an image is invalid, or the processor reads text only.
         """
         if images is None:
             return {}
@@ -267,7 +287,7 @@ class HMGRLProcessor(ProcessorMixin):
         if not present:
             return {}
         if not self.use_images:
-            raise ValueError("images: this processor is of text alone, expected None")
+            raise ValueError("images: this processor reads text only, expected None")
         opened = [
             open_image(images[index], f"sample {index}.image", side=self.image_side)
             for index in present
@@ -283,7 +303,7 @@ class HMGRLProcessor(ProcessorMixin):
 
     @property
     def image_side(self) -> int | None:
-        """Longest side of what the image processor makes of an image, in pixels."""
+        """Longest side of an image after the image processor, in pixels."""
         sizes = [getattr(self.image_processor, name, None) for name in ("size", "crop_size")]
         sides = [value for size in sizes for value in dict(size or {}).values() if value]
         return max(sides, default=None)
@@ -295,21 +315,21 @@ class HMGRLProcessor(ProcessorMixin):
 
         Args:
             labels: Label texts.
-            prefix: What the tensors' names begin with: "candidate" for labels to score,
-                "synthetic" for labels that the generator makes samples of.
+            prefix: Prefix of the tensors' names: "candidate" for labels to score, "synthetic" for
+                labels to generate samples for.
 
         Returns:
             ``{prefix}_input_ids`` and ``{prefix}_attention_mask``, shape (K, L).
 
         Raises:
-            ValueError: If there are none, or one is no text or blank.
+            ValueError: If the list is empty, or a label is not a string or blank.
         """
         name = "labels" if prefix == "candidate" else "generator_labels"
         if isinstance(labels, str) or not hasattr(labels, "__len__") or not len(labels):
             raise ValueError(f"{name}: got {labels!r}, expected a list of at least one label text")
         for index, label in enumerate(labels):
             if not isinstance(label, str) or not label.strip():
-                raise ValueError(f"{name}[{index}]: got {label!r}, expected a text not blank")
+                raise ValueError(f"{name}[{index}]: got {label!r}, expected a non-blank string")
         ids = self.tokenizer(
             list(labels),
             add_special_tokens=False,
@@ -317,14 +337,14 @@ class HMGRLProcessor(ProcessorMixin):
             split_special_tokens=True,
             verbose=False,
         ).input_ids
-        room = self.label_max_length - len(self._prefix) - len(self._suffix)
-        cut = [labels[i] for i in range(len(labels)) if len(ids[i]) > room]
-        if cut:
+        max_tokens = self.label_max_length - len(self._prefix) - len(self._suffix)
+        truncated = [labels[i] for i in range(len(labels)) if len(ids[i]) > max_tokens]
+        if truncated:
             logger.warning(
-                f"{len(cut)} label texts were cut to {self.label_max_length} tokens, among them "
-                f"{cut[0][:80]!r}; a larger label_max_length keeps them whole"
+                f"{len(truncated)} label texts were truncated to {self.label_max_length} tokens, "
+                f"such as {truncated[0][:80]!r}; increase label_max_length to keep them"
             )
-        rows = [self._prefix + row[:room] + self._suffix for row in ids]
+        rows = [self._prefix + row[:max_tokens] + self._suffix for row in ids]
         batch = self.pad(rows, self.label_max_length)
         return {
             f"{prefix}_input_ids": batch["input_ids"],
@@ -333,11 +353,13 @@ class HMGRLProcessor(ProcessorMixin):
 
 
 def _check_list(name: str, values: Any, count: int | None = None) -> None:
-    """Checks that an argument is a list, of ``count`` samples."""
+    """Checks that an argument is a list of ``count`` samples."""
     if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
-        raise ValueError(f"{name}: got {type(values).__name__}, expected a list over samples")
+        raise ValueError(
+            f"{name}: got {type(values).__name__}, expected a list, one element for each sample"
+        )
     if count is not None and len(values) != count:
-        raise ValueError(f"{name}: got {len(values)} samples, expected {count} as of text")
+        raise ValueError(f"{name}: got {len(values)} samples, expected {count}, as many as texts")
 
 
 __all__ = ["HMGRLProcessor"]

@@ -1,4 +1,4 @@
-"""From scores to the best labels, over any number of labels in bounded memory."""
+"""Selection of the best labels from scores, for any number of labels in bounded memory."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict
@@ -9,19 +9,19 @@ from torch import Tensor
 from .entity_markers import Span
 
 LABEL_CHUNK = 16_384
-"""Labels scored at once."""
+"""Number of labels scored at once."""
 
 
 class Prediction(TypedDict):
-    """What was predicted for one input.
+    """Prediction for one input.
 
     Attributes:
         label: Name of the best label.
         labels: Names of the best labels, best first.
         scores: Their calibrated scores.
-        probabilities: Softmax of calibrated scores over the temperature, over all labels given.
-        seen: Whether each was seen in training, so that gamma was taken off its score.
-        window: None, or the character ranges that were kept of a text that was too long.
+        probabilities: Softmax of the calibrated scores over the temperature, over all candidates.
+        seen: Whether each label was seen in training, so that gamma was subtracted from its score.
+        window: Character ranges kept of a text that exceeds the maximum length, or None.
     """
 
     label: str
@@ -39,50 +39,53 @@ def best_labels(
     gamma: float,
     temperature: float,
     top_k: int | None,
-    same: Tensor | None = None,
+    first_occurrence: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores a batch against any number of labels, a chunk at a time, and keeps the best.
+    """Scores a batch against any number of labels in chunks and selects the best labels.
 
     Args:
-        score: From label vectors (k, d_p) to logits (B, k).
+        score: Function from label vectors (k, d_p) to logits (B, k).
         label_vectors: Shape (K, d_p).
-        seen: Which labels gamma is taken off, bool, shape (K,).
-        gamma: What is taken off.
-        temperature: What scores are divided by for probabilities.
-        top_k: How many are kept; all if None.
-        same: Where labels share a text, the first label of the same text for each, shape (K,): they
-            get its score to the bit, which a product of matrices does not grant.
+        seen: Labels from whose scores gamma is subtracted, bool, shape (K,).
+        gamma: The calibration constant.
+        temperature: Divisor of the scores for the probabilities.
+        top_k: Number of labels selected; all if None.
+        first_occurrence: If labels share a text, the index of the first label with the same text,
+            shape (K,). Such labels receive exactly the same score, which a matrix product does not
+            guarantee.
 
     Returns:
         Calibrated scores, probabilities and columns of the best labels, best first, shape (B, k)
-        each, on the CPU. Equal scores come in the order of the labels.
+        each, on the CPU. Equal scores keep the order of the labels.
 
     Raises:
-        FloatingPointError: If a score is no number.
+        FloatingPointError: If a score is NaN.
     """
     total = len(label_vectors)
-    keep = total if top_k is None else min(top_k, total)
+    k = total if top_k is None else min(top_k, total)
     best: Any = None
     columns: Any = None
-    mass: Any = None
+    log_normalizer: Any = None
     starts = range(0, total, LABEL_CHUNK)
-    whole = None
-    if same is not None:
-        whole = torch.cat([score(label_vectors[at : at + LABEL_CHUNK]) for at in starts], 1)
+    all_logits = None
+    if first_occurrence is not None:
+        chunks = [label_vectors[start : start + LABEL_CHUNK] for start in starts]
+        all_logits = torch.cat([score(chunk) for chunk in chunks], 1)
     for start in starts:
-        if whole is None or same is None:
+        if all_logits is None or first_occurrence is None:
             logits = score(label_vectors[start : start + LABEL_CHUNK])
         else:
-            logits = whole[:, same[start : start + LABEL_CHUNK].to(whole.device)]
+            index = first_occurrence[start : start + LABEL_CHUNK]
+            logits = all_logits[:, index.to(all_logits.device)]
         logits = logits.double().cpu()
         if logits.isnan().any():
             raise FloatingPointError("scores: got NaN, expected numbers; are the weights finite?")
-        # in float64, so that the subtraction does not round scores into ties
+        # in float64, so that rounding after the subtraction creates no ties
         logits -= gamma * seen[start : start + LABEL_CHUNK].double()
         part = (logits / temperature).logsumexp(1)
-        mass = part if mass is None else torch.logaddexp(mass, part)
-        if keep < logits.shape[1]:
-            index = _first_best(logits, keep)
+        log_normalizer = part if log_normalizer is None else torch.logaddexp(log_normalizer, part)
+        if k < logits.shape[1]:
+            index = _stable_topk(logits, k)
             logits = logits.gather(1, index)
         else:
             index = torch.arange(logits.shape[1]).expand(len(logits), -1)
@@ -90,38 +93,46 @@ def best_labels(
             logits = torch.cat([best, logits], 1)
             index = torch.cat([columns, index + start], 1)
         best, order = logits.sort(dim=1, descending=True, stable=True)
-        best, columns = best[:, :keep], index.gather(1, order)[:, :keep]
-    chances = (best / temperature - mass.unsqueeze(1)).exp()
-    return best, chances, columns
+        best, columns = best[:, :k], index.gather(1, order)[:, :k]
+    probabilities = (best / temperature - log_normalizer.unsqueeze(1)).exp()
+    return best, probabilities, columns
 
 
-def first_of_same(texts: Sequence[str]) -> Tensor | None:
-    """For each label text the first place of the same text, shape (K,); None if all differ."""
+def first_occurrences(texts: Sequence[str]) -> Tensor | None:
+    """Index of the first equal text for each text, shape (K,); None if all texts are distinct."""
     if len(set(texts)) == len(texts):
         return None
     first: dict[str, int] = {}
-    return torch.tensor([first.setdefault(text, place) for place, text in enumerate(texts)])
+    return torch.tensor([first.setdefault(text, index) for index, text in enumerate(texts)])
 
 
-def _first_best(scores: Tensor, count: int) -> Tensor:
-    """Columns (B, count) of the best scores (B, K), ascending; of equal ones the first."""
-    least = scores.topk(count, dim=1).values[:, -1:]
-    above, equal = scores > least, scores == least
-    equal &= equal.cumsum(1) <= count - above.sum(1, keepdim=True)
-    return (above | equal).nonzero()[:, 1].view(-1, count)
+def _stable_topk(scores: Tensor, k: int) -> Tensor:
+    """Columns (B, k) of the largest scores (B, K), ascending; the first columns among ties."""
+    threshold = scores.topk(k, dim=1).values[:, -1:]
+    above, equal = scores > threshold, scores == threshold
+    equal &= equal.cumsum(1) <= k - above.sum(1, keepdim=True)
+    return (above | equal).nonzero()[:, 1].view(-1, k)
 
 
-def predictions(
-    found: tuple[Tensor, Tensor, Tensor],
+def to_predictions(
+    best: tuple[Tensor, Tensor, Tensor],
     names: Sequence[str],
     seen: Tensor,
     windows: Iterable[list[Span] | None],
 ) -> list[Prediction]:
-    """Puts names to what :func:`best_labels` found."""
+    """Converts the result of :func:`best_labels` to predictions.
+
+    Args:
+        best: Scores, probabilities and columns, shape (B, k) each.
+        names: Names of all K labels.
+        seen: Labels seen in training, bool, shape (K,).
+        windows: For each input the character ranges kept, or None.
+    """
+    # A list is faster to index; for many labels its creation is slower.
     flags = seen.tolist() if len(seen) <= LABEL_CHUNK else seen
     results: list[Prediction] = []
-    for scores, chances, columns, window in zip(
-        *(part.tolist() for part in found), windows, strict=True
+    for scores, probabilities, columns, window in zip(
+        *(part.tolist() for part in best), windows, strict=True
     ):
         labels = [names[column] for column in columns]
         results.append(
@@ -129,7 +140,7 @@ def predictions(
                 label=labels[0],
                 labels=labels,
                 scores=scores,
-                probabilities=chances,
+                probabilities=probabilities,
                 seen=[bool(flags[column]) for column in columns],
                 window=window,
             )
@@ -137,4 +148,4 @@ def predictions(
     return results
 
 
-__all__ = ["LABEL_CHUNK", "Prediction", "best_labels", "first_of_same", "predictions"]
+__all__ = ["LABEL_CHUNK", "Prediction", "best_labels", "first_occurrences", "to_predictions"]

@@ -1,15 +1,19 @@
-"""What is kept on disk: whole JSON files, and the key under which computed states are kept."""
+"""Storage on disk: atomically written JSON, saved tensors, and keys of computed values."""
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
-# Fields that say how a model or a processor was loaded or what is done with its scores, not what
-# its encoders compute.
-_APART = (
+# Fields that describe how a model or processor was loaded or how its scores are used; they do not
+# influence the output of its encoders.
+_EXCLUDED_FIELDS = (
     "_name_or_path", "architectures", "auto_map", "custom_pipelines", "dtype",
     "calibration_gamma", "probability_temperature", "seen_labels", "generator_labels",
     "label_texts", "freeze_text", "freeze_vision",
@@ -17,11 +21,11 @@ _APART = (
 
 
 def encoder_key(model: Any, preprocessing: Any) -> str:
-    """Hash of an encoder's weights and settings and of what comes before it.
+    """Computes a hash of an encoder's weights, its settings and its preprocessing.
 
     Args:
         model: The encoder, a model of transformers.
-        preprocessing: JSON-able description of the preprocessing.
+        preprocessing: JSON-serialisable description of the preprocessing.
     """
     described = [preprocessing, settings_of(model.config)]
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
@@ -33,20 +37,103 @@ def encoder_key(model: Any, preprocessing: Any) -> str:
 
 def settings_of(part: Any) -> dict[str, Any]:
     """Settings of a configuration or processor, the same before saving and after loading."""
-    return _without_apart(part.to_dict())
+    return _without_excluded(part.to_dict())
 
 
-def _without_apart(values: dict[str, Any]) -> dict[str, Any]:
-    """Leaves those fields out, also of the settings of encoders inside a model's."""
+def _without_excluded(values: dict[str, Any]) -> dict[str, Any]:
+    """Removes the excluded fields, also from nested settings of encoders."""
     return {
-        name: _without_apart(value) if isinstance(value, dict) else value
+        name: _without_excluded(value) if isinstance(value, dict) else value
         for name, value in values.items()
-        if name not in _APART
+        if name not in _EXCLUDED_FIELDS
     }
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON so that a reader never sees half of it."""
+    """Writes a JSON file atomically."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(path)
+
+
+@dataclass(frozen=True)
+class TensorStore:
+    """Format of tensors computed by a model: a safetensors file and a JSON file describing it.
+
+    The metadata of the safetensors file contains a hash of the JSON content, so that files of
+    different saves are detected. The JSON content contains the key of the model as ``model``.
+
+    Attributes:
+        tensors_file: Name of the safetensors file.
+        content_file: Name of the JSON file.
+        tensors: Names of the tensors.
+        hash_field: Metadata field of the hash.
+        noun: What the tensors are, for error messages.
+        writer: Method that writes the files, for error messages.
+    """
+
+    tensors_file: str
+    content_file: str
+    tensors: tuple[str, ...]
+    hash_field: str
+    noun: str
+    writer: str
+
+    def save(self, folder: str | Path, tensors: dict[str, Tensor], content: dict[str, Any]) -> None:
+        """Writes both files, each atomically.
+
+        Args:
+            folder: Folder, created if it does not exist.
+            tensors: Contiguous tensors by name.
+            content: JSON-serialisable content.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{self.tensors_file}.partial"
+        save_file(tensors, partial, metadata={self.hash_field: _json_hash(content)})
+        partial.replace(folder / self.tensors_file)
+        write_json(folder / self.content_file, content)
+
+    def load(self, folder: str | Path, model_key: str) -> tuple[list[Tensor], dict[str, Any]]:
+        """Reads and checks both files.
+
+        Args:
+            folder: The folder.
+            model_key: Key of the model that the content must name.
+
+        Returns:
+            The tensors, in the order of :attr:`tensors`, and the JSON content.
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            ValueError: If the files are damaged, of different saves, or of another model.
+        """
+        folder = Path(folder)
+        names = f"{self.content_file} and {self.tensors_file}"
+        again = f"compute the {self.noun} again"
+        if not all((folder / name).is_file() for name in (self.content_file, self.tensors_file)):
+            raise FileNotFoundError(f"{folder}: expected {names}, as {self.writer} writes them")
+        try:
+            content = json.loads((folder / self.content_file).read_text(encoding="utf-8"))
+            with safe_open(folder / self.tensors_file, framework="pt") as file:
+                stored_hash = (file.metadata() or {}).get(self.hash_field)
+                tensors = [file.get_tensor(name) for name in self.tensors]
+        except (ValueError, RecursionError, SafetensorError) as error:
+            raise ValueError(
+                f"{folder}: damaged ({error}), expected {names} as {self.writer} writes them; "
+                f"{again}"
+            ) from error
+        if stored_hash != _json_hash(content):
+            raise ValueError(
+                f"{folder}: {names} do not match, expected both files of one {self.writer}; {again}"
+            )
+        if content["model"] != model_key:
+            raise ValueError(
+                f"{folder}: these {self.noun} are of other weights or settings, expected those of "
+                f"this model; {again}"
+            )
+        return tensors, content
+
+
+def _json_hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

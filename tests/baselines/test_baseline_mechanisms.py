@@ -384,7 +384,7 @@ def test_long_texts_leave_room_for_the_prompt():
     batch = processor(text, [[0, 4], [11, 16]])
     assert batch["input_ids"].shape[1] <= processor.max_length
     assert batch.windows[0] is not None
-    with pytest.raises(ValueError, match="prompt: expected only for relations"):
+    with pytest.raises(ValueError, match="prompt: requires task='relation'"):
         tiny_processor("typing", prompt=True)
 
 

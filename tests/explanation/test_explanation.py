@@ -250,7 +250,7 @@ def test_a_model_without_attention_is_explained_by_occlusion_alone(monkeypatch):
 
 
 def test_unknown_option_is_named():
-    with pytest.raises(TypeError, match=r"^colour: no argument of this pipeline"):
+    with pytest.raises(TypeError, match=r"^colour: unknown argument"):
         explain(looking(), RECORD, LABELS, colour="red")
 
 

@@ -326,10 +326,10 @@ def test_two_spans_in_any_shape(make):
 @pytest.mark.parametrize(
     ("text", "spans", "count", "message"),
     [
-        (None, [[0, 1]], 1, r"\.text: got NoneType, expected a text"),
-        (b"fox", [[0, 1]], 1, r"\.text: got bytes, expected a text"),
-        ("", [[0, 1]], 1, r"\.text: got an empty text, expected a text that is not blank"),
-        (" \n\t", [[0, 1]], 1, r"\.text: got an empty text"),
+        (None, [[0, 1]], 1, r"\.text: got NoneType, expected a non-blank string"),
+        (b"fox", [[0, 1]], 1, r"\.text: got bytes, expected a non-blank string"),
+        ("", [[0, 1]], 1, r"\.text: got an empty or blank string, expected a non-blank"),
+        (" \n\t", [[0, 1]], 1, r"\.text: got an empty or blank string"),
         ("fox", None, 1, r"\.spans: got None, expected pairs \[start, end\]"),
         ("fox", 3, 1, r"\.spans: got 3, expected pairs"),
         ("fox", "03", 1, r"\.spans: got '03', expected pairs"),
@@ -346,7 +346,7 @@ def test_two_spans_in_any_shape(make):
         ("fox", [[-1, 3]], 1, r"\.spans: got \[-1, 3\], expected 0 <= start < end"),
         ("fox", [[2, 2]], 1, r"\.spans: got \[2, 2\], expected 0 <= start < end"),
         ("fox", [[3, 1]], 1, r"\.spans: got \[3, 1\], expected 0 <= start < end"),
-        ("fox hen", [[3, 4]], 1, r"\.spans: \[3, 4\] marks blank space only"),
+        ("fox hen", [[3, 4]], 1, r"\.spans: \[3, 4\] contains whitespace only"),
     ],
 )
 def test_error_names_sample_field_and_expectation(text, spans, count, message):
@@ -403,22 +403,22 @@ def long_texts(draw):
 def test_a_part_of_a_long_text_is_windowed_as_the_whole(sample, room):
     text, spans = sample
     found = marked(text, spans, room)
-    kept, marking._CHARACTERS = marking._CHARACTERS, len(text)
+    kept, marking._CHARACTERS_PER_TOKEN = marking._CHARACTERS_PER_TOKEN, len(text)
     try:
         whole = marked(text, spans, room)
     finally:
-        marking._CHARACTERS = kept
+        marking._CHARACTERS_PER_TOKEN = kept
     assert found == whole
 
 
 def test_of_a_long_text_a_part_is_tokenised(monkeypatch):
-    sizes, mark = [], marking._mark
+    sizes, mark = [], marking._insert_markers
 
     def watched(tokenizer, texts, cuts, ranges):
         sizes.extend(high - low for low, high in ranges)
         return mark(tokenizer, texts, cuts, ranges)
 
-    monkeypatch.setattr(marking, "_mark", watched)
+    monkeypatch.setattr(marking, "_insert_markers", watched)
     words = "the fox sees " * 10_000
     sample = marked(words, [(60_000, 60_001)], 40)
     assert len(sample.ids) == 40

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hostile_world import GOOD, MEGABYTE, Mute, bounded, deep, is_answer, refused
 
-from modeling_hmgrl.entity_markers import shown
+from modeling_hmgrl.entity_markers import short_repr
 from modeling_hmgrl.pipeline_inputs import FIELDS
 
 
@@ -94,10 +94,10 @@ def test_keys_of_any_type_are_refused(pipe):
         assert refused(pipe, {**GOOD, key: 1}, None)
 
 
-def test_values_are_shown_shortly():
+def test_values_are_shortened():
     for value in TYPES.values():
-        assert len(shown(value)) < 400
-    assert shown("a" * MEGABYTE) == f"'{'a' * 37}...{'a' * 38}'"
-    assert shown(Mute()).startswith("<Mute instance")
-    assert shown(10**5000) == "<int>"
-    assert shown([1, "a", None]) == "[1, 'a', None]"
+        assert len(short_repr(value)) < 400
+    assert short_repr("a" * MEGABYTE) == f"'{'a' * 37}...{'a' * 38}'"
+    assert short_repr(Mute()).startswith("<Mute instance")
+    assert short_repr(10**5000) == "<int>"
+    assert short_repr([1, "a", None]) == "[1, 'a', None]"

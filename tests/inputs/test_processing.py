@@ -162,7 +162,7 @@ def test_a_label_that_is_too_long_is_cut_with_a_warning(warnings_of_library):
     assert batch["candidate_input_ids"].shape == (3, 6)
     assert spaced(processor, batch["candidate_input_ids"][1]) == "[CLS] the old tool of [SEP]"
     [message] = warnings_of_library
-    assert "1 label texts were cut to 6 tokens" in message
+    assert "1 label texts were truncated to 6 tokens" in message
     assert "the old tool of anna" in message
     assert "label_max_length" in message
 
@@ -222,7 +222,7 @@ def test_no_picture_at_all_leaves_no_tensor(images):
 def test_processor_of_text_alone():
     processor = HMGRLProcessor(None, tiny_tokenizer(), use_images=False)
     assert "pixel_values" not in processor([FOX], [FOX_SPAN], [None])
-    with pytest.raises(ValueError, match=r"^images: this processor is of text alone"):
+    with pytest.raises(ValueError, match=r"^images: this processor reads text only"):
         processor(FOX, FOX_SPAN, tiny_picture("animal"))
 
 
@@ -232,17 +232,17 @@ def test_processor_of_text_alone():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"text": ["fox", 3]}, r"^sample 1\.text: got int, expected a text"),
-        ({"text": ["fox", "  "]}, r"^sample 1\.text: got an empty text, expected"),
+        ({"text": ["fox", 3]}, r"^sample 1\.text: got int, expected a non-blank string"),
+        ({"text": ["fox", "  "]}, r"^sample 1\.text: got an empty or blank string, expected"),
         ({"spans": [[[0, 3]], [[0, 9]]]}, r"^sample 1\.spans: got \[0, 9\], expected 0 <= start"),
         ({"spans": [[[0, 3]], [[0, 1], [1, 2]]]}, r"^sample 1\.spans: got 2 spans, expected 1"),
         ({"spans": [[[0, 3]], None]}, r"^sample 1\.spans: got None, expected pairs"),
-        ({"spans": [[[0, 3]]]}, r"^spans: got 1 samples, expected 2 as of text"),
+        ({"spans": [[[0, 3]]]}, r"^spans: got 1 samples, expected 2, as many as texts"),
         ({"spans": None}, r"^spans: got NoneType, expected a list"),
         ({"text": None}, r"^text: got NoneType, expected a list"),
         ({"text": b"fox"}, r"^text: got bytes, expected a list"),
         ({"text": [], "spans": []}, r"^text: got no samples, expected at least one"),
-        ({"images": [None]}, r"^images: got 1 samples, expected 2 as of text"),
+        ({"images": [None]}, r"^images: got 1 samples, expected 2, as many as texts"),
         ({"images": Image.new("RGB", (4, 4))}, r"^images: got Image, expected a list"),
         ({"images": "a.png"}, r"^images: got str, expected a list"),
         ({"images": [None, b"x"]}, r"^sample 1\.image: not an image"),
@@ -254,9 +254,12 @@ def test_processor_of_text_alone():
         ({"labels": []}, r"^labels: got \[\], expected a list of at least one label text"),
         ({"labels": "animal"}, r"^labels: got 'animal', expected a list"),
         ({"labels": 3}, r"^labels: got 3, expected a list"),
-        ({"labels": ["animal", " "]}, r"^labels\[1\]: got ' ', expected a text not blank"),
-        ({"labels": ["animal", None]}, r"^labels\[1\]: got None, expected a text"),
-        ({"generator_labels": ["", "tool"]}, r"^generator_labels\[0\]: got '', expected a text"),
+        ({"labels": ["animal", " "]}, r"^labels\[1\]: got ' ', expected a non-blank string"),
+        ({"labels": ["animal", None]}, r"^labels\[1\]: got None, expected a non-blank string"),
+        (
+            {"generator_labels": ["", "tool"]},
+            r"^generator_labels\[0\]: got '', expected a non-blank string",
+        ),
     ],
 )
 def test_error_names_sample_field_and_expectation(arguments, message):

@@ -222,7 +222,7 @@ def test_pairs_of_mentions_for_relations():
 
 def test_a_repeated_mention_needs_to_be_told_which():
     pipe, text = tiny_pipeline(), "the fox and the old fox"
-    with pytest.raises(ValueError, match=r"^input\.mention: 'fox' occurs at \[4, 20\]; say which"):
+    with pytest.raises(ValueError, match=r"^input\.mention: 'fox' occurs at \[4, 20\]; select one"):
         pipe(text, mention="fox", labels=LABELS)
     found = [pipe(text, mention="fox", occurrence=k, labels=LABELS, top_k=None) for k in (0, 1)]
     for result, start in zip(found, (4, 20), strict=True):
@@ -351,20 +351,20 @@ def test_windows_are_reported():
 
 
 FAULTS = [
-    ({"text": 3}, r"\.text: got int, expected a text"),
-    ({"text": " "}, r"\.text: got an empty text"),
+    ({"text": 3}, r"\.text: got int, expected a string"),
+    ({"text": " "}, r"\.text: got an empty or blank string"),
     ({"spans": None}, r": expected exactly one of 'mention' and 'spans'"),
     ({"mention": "fox"}, r": expected exactly one of 'mention' and 'spans'"),
     ({"spans": [[0, 99]]}, r"\.spans: got \[0, 99\], expected 0 <= start < end <= 17"),
     ({"spans": [[0, 1], [2, 3]]}, r"\.spans: got 2 spans, expected 1"),
-    ({"spans": None, "mention": "hen"}, r"\.mention: 'hen' occurs nowhere"),
+    ({"spans": None, "mention": "hen"}, r"\.mention: 'hen' not found"),
     ({"spans": None, "mention": ["fox", "the"]}, r"\.mention: got 2 mentions, expected 1"),
     ({"image": b"x"}, r"\.image: not an image"),
     ({"image": "a/b.png"}, r"\.image 'a/b\.png': no such file"),
     ({"image": 5}, r"\.image: got int, expected a path"),
     ({"labels": []}, r"\.labels: got \[\], expected a list of at least one"),
     ({"labels": ["a", " "]}, r"\.labels: got ' ', expected a label"),
-    ({"labels": {"a": ""}}, r"\.labels\['a'\]: got '', expected a text not blank"),
+    ({"labels": {"a": ""}}, r"\.labels\['a'\]: got '', expected a non-blank string"),
     ({"lables": ["a"]}, r": unknown field 'lables', expected text, mention, spans"),
 ]
 
@@ -391,10 +391,10 @@ def test_errors_of_an_input_name_it_and_its_field(fields, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"labels": None}, r"^labels: the model's config names none, expected a list"),
+        ({"labels": None}, r"^labels: the model's configuration has none, expected a list"),
         ({"labels": []}, r"^labels: got \[\], expected a list of at least one"),
         ({"labels": "animal"}, r"^labels: got 'animal', expected a list"),
-        ({"labels": ["animal", 3]}, r"^labels: got 3, expected a label that is a text"),
+        ({"labels": ["animal", 3]}, r"^labels: got 3, expected a label that is a non-blank string"),
         ({"seen": "animal"}, r"^seen: got 'animal', expected a list of names"),
         ({"seen": [["animal"]]}, r"^seen: got \[\['animal'\]\], expected a list of names"),
         ({"image_hosts": "a.org"}, r"^image_hosts: got 'a.org', expected a list of names"),
@@ -404,7 +404,7 @@ def test_errors_of_an_input_name_it_and_its_field(fields, message):
         ({"batch_size": None}, r"^batch_size: got None, expected 1 or more"),
         ({"num_workers": -1}, r"^num_workers: got -1, expected 0 or more"),
         ({"on_error": "skip"}, r"^on_error: got 'skip', expected 'raise' or 'return'"),
-        ({"mention": "fox"}, r"^mention: expected with a single text only"),
+        ({"mention": "fox"}, r"^mention: expected only with a single text"),
     ],
 )
 def test_errors_of_a_call_name_the_argument(arguments, message):
@@ -425,14 +425,14 @@ def test_inputs_of_another_kind_are_named(inputs, message):
 
 
 def test_an_unknown_argument_is_named():
-    with pytest.raises(TypeError, match=r"^lables: no argument of this pipeline, expected one of"):
+    with pytest.raises(TypeError, match=r"^lables: unknown argument, expected one of"):
         tiny_pipeline()(RECORDS, lables=LABELS)
 
 
 def test_picture_for_a_model_of_text_alone_is_refused():
     pipe = tiny_pipeline(vision=False)
     pipe(RECORDS[1], labels=LABELS)
-    with pytest.raises(ValueError, match=r"^input\.image: the model is of text alone"):
+    with pytest.raises(ValueError, match=r"^input\.image: the model reads text only"):
         pipe(RECORDS[0], labels=LABELS)
 
 

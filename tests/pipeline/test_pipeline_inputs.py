@@ -18,7 +18,7 @@ from modeling_hmgrl.pipeline_inputs import (
     make_candidates,
     make_query,
 )
-from modeling_hmgrl.ranking import best_labels, first_of_same
+from modeling_hmgrl.ranking import best_labels, first_occurrences
 
 # Mentions
 
@@ -27,24 +27,24 @@ def test_mentions_are_found_as_offsets():
     assert find_mentions("an old fox", "old") == [(3, 6)]
     assert find_mentions("an old fox", ["fox", "an"]) == [(7, 10), (0, 2)]
     assert find_mentions("😀 fox", "fox") == [(2, 5)]
-    assert find_mentions("a fox, a fox", "fox", which=1) == [(9, 12)]
-    assert find_mentions("a fox, a fox", ["fox", ","], which=[0, None]) == [(2, 5), (5, 6)]
-    assert find_mentions("aaa", "aa", which=np.int64(1)) == [(1, 3)]
+    assert find_mentions("a fox, a fox", "fox", occurrence=1) == [(9, 12)]
+    assert find_mentions("a fox, a fox", ["fox", ","], occurrence=[0, None]) == [(2, 5), (5, 6)]
+    assert find_mentions("aaa", "aa", occurrence=np.int64(1)) == [(1, 3)]
 
 
 @pytest.mark.parametrize(
     ("mentions", "which", "message"),
     [
-        ("hen", None, r"^x\.mention: 'hen' occurs nowhere, expected a part of the text"),
-        ("", None, r"^x\.mention: '' occurs nowhere"),
-        ("fox", None, r"^x\.mention: 'fox' occurs at \[2, 9\]; say which by 'occurrence', counted"),
+        ("hen", None, r"^x\.mention: 'hen' not found, expected a substring of the text"),
+        ("", None, r"^x\.mention: '' not found"),
+        ("fox", None, r"^x\.mention: 'fox' occurs at \[2, 9\]; select one by 'occurrence'"),
         ("a", None, r"^x\.mention: 'a' occurs at \[0, 7\]"),
         ("fox", 2, r"^x\.occurrence: got 2, expected a number from 0 to 1, as 'fox' occurs 2"),
         ("fox", -1, r"^x\.occurrence: got -1, expected a number from 0 to 1"),
         ("fox", True, r"^x\.occurrence: got True, expected a number from 0 to 1"),
         ("fox", 1.0, r"^x\.occurrence: got 1\.0, expected a number"),
         ("fox", "1", r"^x\.occurrence: got '1', expected a number"),
-        ("fox", [0, 1], r"^x\.occurrence: got 2 numbers, expected 1 as of mention"),
+        ("fox", [0, 1], r"^x\.occurrence: got 2 numbers, expected 1, one for each mention"),
         (["fox", ","], [1], r"^x\.occurrence: got 1 numbers, expected 2"),
         (None, None, r"^x\.mention: got None, expected a string, or a pair"),
         (["fox", 3], None, r"^x\.mention: got \['fox', 3\], expected a string"),
@@ -57,9 +57,9 @@ def test_unfit_mentions_are_named(mentions, which, message):
 
 
 def test_of_many_places_ten_are_listed():
-    with pytest.raises(ValueError, match=re.escape(f"at {list(range(0, 60, 6))} and further")):
+    with pytest.raises(ValueError, match=re.escape(f"at {list(range(0, 60, 6))} and more")):
         find_mentions("a fox " * 50, "a fox")
-    assert find_mentions("a fox " * 50, "fox", which=49) == [(296, 299)]
+    assert find_mentions("a fox " * 50, "fox", occurrence=49) == [(296, 299)]
 
 
 @settings(max_examples=200, deadline=None)
@@ -67,9 +67,9 @@ def test_of_many_places_ten_are_listed():
 def test_each_occurrence_can_be_chosen(text, mention):
     places = [i for i in range(len(text)) if text.startswith(mention, i)]
     for which, place in enumerate(places):
-        assert find_mentions(text, mention, which=which) == [(place, place + len(mention))]
-    with pytest.raises(ValueError, match="occurrence" if places else "nowhere"):
-        find_mentions(text, mention, which=len(places))
+        assert find_mentions(text, mention, occurrence=which) == [(place, place + len(mention))]
+    with pytest.raises(ValueError, match="occurrence" if places else "not found"):
+        find_mentions(text, mention, occurrence=len(places))
 
 
 # Labels and inputs
@@ -88,15 +88,15 @@ def test_candidates_are_names_with_texts():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (None, r"^labels: the model's config names none, expected a list of labels"),
+        (None, r"^labels: the model's configuration has none, expected a list of labels"),
         ({}, r"^labels: got \{\}, expected a list of at least one label, or a mapping"),
         ({"a"}, r"^labels: got \{'a'\}, expected a list"),
         (b"animal", r"^labels: got b'animal', expected a list"),
         (5, r"^labels: got 5, expected a list"),
-        (["a", None], r"^labels: got None, expected a label that is a text not blank"),
+        (["a", None], r"^labels: got None, expected a label that is a non-blank string"),
         (["\t\n"], r"^labels: got '\\t\\n', expected a label"),
         ([["a"]], r"^labels: got \['a'\], expected a label"),
-        ({"a": 3}, r"^labels\['a'\]: got 3, expected a text not blank"),
+        ({"a": 3}, r"^labels\['a'\]: got 3, expected a non-blank string"),
         ({3: "a"}, r"^labels: got 3, expected a label"),
     ],
 )
@@ -146,8 +146,8 @@ def plainly(scores, seen, gamma, temperature, top_k):
         calibrated = row - gamma * np.asarray(seen)
         order = sorted(range(len(row)), key=lambda k: (-calibrated[k], k))[:top_k]
         exponential = np.exp((calibrated - calibrated.max()) / temperature)
-        chances = exponential / exponential.sum()
-        found.append(([calibrated[k] for k in order], [chances[k] for k in order], order))
+        probabilities = exponential / exponential.sum()
+        found.append(([calibrated[k] for k in order], [probabilities[k] for k in order], order))
     return found
 
 
@@ -188,10 +188,10 @@ def test_best_labels_are_those_of_a_plain_computation(problem):
     finally:
         ranking.LABEL_CHUNK = whole
     expected = plainly(scores, seen, gamma, temperature, top_k)
-    for row, (best, chances, columns) in enumerate(expected):
+    for row, (best, probabilities, columns) in enumerate(expected):
         assert found[2][row].tolist() == columns
         np.testing.assert_allclose(found[0][row], best, rtol=1e-12)
-        np.testing.assert_allclose(found[1][row], chances, rtol=1e-9, atol=1e-300)
+        np.testing.assert_allclose(found[1][row], probabilities, rtol=1e-9, atol=1e-300)
 
 
 def test_a_score_that_is_no_number_is_told():
@@ -202,9 +202,9 @@ def test_a_score_that_is_no_number_is_told():
         )  # fmt: skip
 
 
-def test_first_of_same():
-    assert first_of_same(["a", "b", "c"]) is None
-    assert first_of_same(["a", "b", "a", "b", "c"]).tolist() == [0, 1, 0, 1, 4]
+def test_first_occurrences():
+    assert first_occurrences(["a", "b", "c"]) is None
+    assert first_occurrences(["a", "b", "a", "b", "c"]).tolist() == [0, 1, 0, 1, 4]
 
 
 @pytest.mark.parametrize("count", [2, 7, 8, 40])
@@ -243,10 +243,10 @@ def test_hundred_thousand_labels_are_those_of_a_plain_computation():
         encoded = pipe.encode([query], pipe.processor.mark([query.text], [query.spans]))
         with torch.inference_mode():
             scores = pipe.model.score(encoded, cache._vectors)
-        [(best, chances, columns)] = plainly(scores, np.arange(count) == 7, 0.3, 1.0, 7)
+        [(best, probabilities, columns)] = plainly(scores, np.arange(count) == 7, 0.3, 1.0, 7)
         assert result["labels"] == [labels[k] for k in columns]
         np.testing.assert_allclose(result["scores"], best, rtol=1e-5)
-        np.testing.assert_allclose(result["probabilities"], chances, rtol=1e-4)
+        np.testing.assert_allclose(result["probabilities"], probabilities, rtol=1e-4)
     assert found[0]["labels"] != found[1]["labels"]
 
 
