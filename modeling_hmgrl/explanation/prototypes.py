@@ -5,8 +5,6 @@ prototype of a label is the centroid of its training samples or, without any, of
 that the conditional autoencoder (HMCVAE) generates, as in training.
 """
 
-import hashlib
-import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,19 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import lorentz
 from ..entity_markers import Span
 from ..pipeline_inputs import Query
 from ..ranking import Prediction
-from ..storage import write_json
+from ..storage import TensorStore
 from .sample_embeddings import batch_vectors, centroid, sample_vectors, similarity, to_score_space
 
 VECTORS_NAME = "prototypes.safetensors"
 SAMPLES_NAME = "prototypes.json"
+
+_STORE = TensorStore(
+    VECTORS_NAME, SAMPLES_NAME, ("sums", "vectors"), "samples", "prototypes", "Prototypes.save"
+)
 
 # Number of synthetic samples of a label.
 _DRAWS = 64
@@ -302,8 +302,6 @@ class Prototypes:
             folder: Folder, created if it does not exist. The files contain texts of the training
                 samples.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         content = {
             "model": self.pipe.label_cache.key(),
             "counts": self.counts,
@@ -311,11 +309,7 @@ class Prototypes:
                 {**sample, "spans": list(map(list, sample["spans"]))} for sample in self.samples
             ],
         }
-        partial = folder / f"{VECTORS_NAME}.partial"
-        tensors = {"sums": self._sums, "vectors": self._vectors}
-        save_file(tensors, partial, metadata={"samples": _hash(content)})
-        partial.replace(folder / VECTORS_NAME)
-        write_json(folder / SAMPLES_NAME, content)
+        _STORE.save(folder, {"sums": self._sums, "vectors": self._vectors}, content)
 
     @classmethod
     def load(cls, pipe: Any, folder: str | Path) -> "Prototypes":
@@ -327,44 +321,14 @@ class Prototypes:
 
         Raises:
             FileNotFoundError: If a file is missing.
-            ValueError: If the prototypes are of another model, or the files are damaged or do not
-                go together.
+            ValueError: If the prototypes are of another model, or the files are damaged or of
+                different saves.
         """
-        folder = Path(folder)
-        if not (folder / SAMPLES_NAME).is_file() or not (folder / VECTORS_NAME).is_file():
-            raise FileNotFoundError(
-                f"{folder}: expected {SAMPLES_NAME} and {VECTORS_NAME}, as Prototypes.save writes"
-            )
-        again = "compute the prototypes again"
-        try:
-            content = json.loads((folder / SAMPLES_NAME).read_text(encoding="utf-8"))
-            with safe_open(folder / VECTORS_NAME, framework="pt") as file:
-                expected = (file.metadata() or {}).get("samples")
-                sums, vectors = file.get_tensor("sums"), file.get_tensor("vectors")
-        except (ValueError, RecursionError, SafetensorError) as error:
-            raise ValueError(
-                f"{folder}: damaged ({error}), expected {SAMPLES_NAME} and {VECTORS_NAME} as "
-                f"Prototypes.save writes; {again}"
-            ) from error
-        if expected != _hash(content):
-            raise ValueError(
-                f"{folder}: {SAMPLES_NAME} and {VECTORS_NAME} do not go together, expected both of "
-                f"one Prototypes.save; {again}"
-            )
-        if content["model"] != pipe.label_cache.key():
-            raise ValueError(
-                f"{folder}: these prototypes are of other weights or settings, expected those of "
-                f"this model; {again}"
-            )
+        [sums, vectors], content = _STORE.load(folder, pipe.label_cache.key())
         counts, samples = content["counts"], content["samples"]
         for sample in samples:
             sample["spans"] = [(start, end) for start, end in sample["spans"]]
         return cls(pipe, sums, counts, vectors, samples)
-
-
-def _hash(content: Any) -> str:
-    """Hash of the JSON file's content, which the other file stores to detect a mismatch."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _label_name(record: Mapping[str, Any], names: Sequence[str] | None, place: str) -> str:

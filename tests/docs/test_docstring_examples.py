@@ -21,9 +21,6 @@ WITHOUT_EXAMPLE = {
     "HMGRLConfig",
     "HMGRLForZeroShotTyping",
     "HMGRLModel",
-    "HMGRLProcessor",
-    "LabelCache",
-    "ZeroShotTypingPipeline",
 }
 """Public names that still lack an example."""
 

@@ -249,7 +249,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     content = json.loads((tmp_path / "prototypes.json").read_text())
     content["samples"].pop()
     (tmp_path / "prototypes.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="do not go together"):
+    with pytest.raises(ValueError, match="do not match, expected"):
         Prototypes.load(pipe, tmp_path)
     (tmp_path / "prototypes.json").write_text("{")
     with pytest.raises(ValueError, match="damaged"):
