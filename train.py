@@ -1,4 +1,4 @@
-"""Trains HMGRL, as `hmgrl train` does. Run by `python` or by `accelerate launch`."""
+"""Trains HMGRL like `hmgrl train`; run it with `python` or `accelerate launch`."""
 
 import sys
 

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, BertConfig, ViTConfig
 
-from dataset_scripts.label_texts import READINGS
+from dataset_scripts.label_texts import CLAUSES
 from modeling_hmgrl import HMGRLConfig, HMGRLForZeroShotTyping
 from modeling_hmgrl.training.batching import Batches, by_length
 from modeling_hmgrl.training.feature_cache import StateCache
@@ -85,7 +85,7 @@ def make_batch(lengths: list[int], padded: int | None) -> dict[str, torch.Tensor
 
 def make_labels(width: int | None) -> tuple[torch.Tensor, torch.Tensor]:
     """The 22 relations as random tokens of their real lengths."""
-    lengths = [len(text.split()) + 2 for text in READINGS.values()]
+    lengths = [len(text.split()) + 2 for text in CLAUSES.values()]
     width = width or max(lengths)
     ids = torch.randint(1000, 28000, (len(lengths), width))
     return ids, (torch.arange(width) < torch.tensor(lengths).unsqueeze(1)).long()
@@ -230,7 +230,7 @@ def main() -> None:
         rows[way] = json.loads(output.splitlines()[-1])
     mean = rows["ours"]["tokens"] / arguments.steps / arguments.batch_size
     print(
-        f"{arguments.size} sizes, batch {arguments.batch_size}, {len(READINGS)} labels, "
+        f"{arguments.size} sizes, batch {arguments.batch_size}, {len(CLAUSES)} labels, "
         f"{mean:.0f} tokens a text, {arguments.threads} threads, mean of {arguments.steps} steps; "
         f"evaluation of {arguments.evaluated} texts"
     )

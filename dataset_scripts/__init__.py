@@ -1,6 +1,6 @@
-"""Real files → one record schema → generalized zero-shot splits.
+"""Reads data sets into a common record schema and splits them for generalized zero-shot learning.
 
-`load_gzs` is the way in. This package knows data only: no model, no tensor.
+The entry point is `load_gzs`. The package depends on neither models nor tensors.
 """
 
 from .builder import GZSBuilder, GZSData, load_gzs, load_gzs_seeds

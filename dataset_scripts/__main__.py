@@ -1,4 +1,4 @@
-"""Looks at data, converts them, and shares their splits: `hmgrl data`."""
+"""Inspect, convert and share data sets; the same commands as `hmgrl data`."""
 
 from __future__ import annotations
 
@@ -22,44 +22,65 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Adds the commands to a parser, for :func:`run_command`."""
-    commands = parser.add_subparsers(dest="command", required=True)
+    """Adds the commands to a parser, to be run by :func:`run_command`."""
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", required=True
+    )
 
-    def command(name: str, text: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(
+    def add_command(name: str, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(
             name,
             help=text,
-            description=text,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            description=f"{text[0].upper()}{text[1:]}.",
+            formatter_class=parser.formatter_class,
         )
-        add_source_arguments(made)
-        return made
+        add_source_arguments(command)
+        return command
 
     seeds: dict[str, Any] = {
         "type": int,
         "nargs": "+",
         "default": [0],
         "metavar": "SEED",
-        "help": "seeds of the split; files are read once for all",
+        "help": "seeds of the split; the source is read only once",
     }
-    report = command("report", "print and save what became of each record, with pictures")
+    report = add_command("report", "summarise a data set and its splits as JSON, figure and page")
     report.add_argument("--seeds", **seeds)
-    report.add_argument("--out", default="data-report", help="folder for the report")
-    report.add_argument("--examples", type=int, default=12, help="samples shown on the page")
-    share = command("export", "write splits as Parquet with a dataset card, and push them if asked")
+    report.add_argument(
+        "--out", default="data-report", metavar="FOLDER", help="folder to write the report to"
+    )
+    report.add_argument(
+        "--examples",
+        type=int,
+        default=12,
+        metavar="N",
+        help="number of samples to show on the page",
+    )
+    share = add_command(
+        "export", "write splits as Parquet with a dataset card, and optionally push them to the Hub"
+    )
     share.add_argument("--seeds", **seeds)
-    share.add_argument("--out", required=True, help="folder to make; one configuration a seed")
-    share.add_argument("--license", default="unknown", help="licence of the source, as on the Hub")
-    share.add_argument("--title", help="heading of the card")
-    share.add_argument("--overwrite", action="store_true", help="replace the folder")
-    share.add_argument("--push-to-hub", metavar="USER/NAME", help="repository to push it to")
-    share.add_argument("--private", action="store_true", help="make a new repository private")
-    lines = command("convert", "write the records as JSON Lines, not split")
-    lines.add_argument("--out", required=True, help="file to write")
+    share.add_argument(
+        "--out",
+        required=True,
+        metavar="FOLDER",
+        help="folder to create, with one configuration per seed",
+    )
+    share.add_argument(
+        "--license", default="unknown", help="licence of the source, as an identifier of the Hub"
+    )
+    share.add_argument("--title", help="title of the dataset card")
+    share.add_argument("--overwrite", action="store_true", help="replace an existing folder")
+    share.add_argument(
+        "--push-to-hub", metavar="USER/NAME", help="repository on the Hub to push the folder to"
+    )
+    share.add_argument("--private", action="store_true", help="create a new repository as private")
+    lines = add_command("convert", "write the records of a data set, without splits, as JSON Lines")
+    lines.add_argument("--out", required=True, metavar="FILE", help="JSON Lines file to write")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs one command; a fault of the data ends it with one line and status 1."""
+    """Runs a command; invalid data end it with a one-line message and exit code 1."""
     arguments = parse_arguments(argv)
     try:
         run_command(arguments)
@@ -68,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run_command(arguments: argparse.Namespace) -> None:
-    """Runs the command that was chosen."""
+    """Runs the selected command."""
     choices = source_choices(arguments)
     if arguments.command == "convert":
         source = choices.pop("source")
@@ -79,7 +100,7 @@ def run_command(arguments: argparse.Namespace) -> None:
     for seed, gzs in data.items():
         print(f"seed {seed}\n{gzs.report.summary()}")
     if arguments.command == "report":
-        from .report.page import save_report  # noqa: PLC0415 - needs matplotlib
+        from .report.page import save_report  # noqa: PLC0415 - requires matplotlib
 
         for seed, gzs in data.items():
             folder = Path(arguments.out)

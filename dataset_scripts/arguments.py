@@ -1,4 +1,4 @@
-"""The choices about a source as options of a command line; one place for all commands."""
+"""Command line options that select and configure a data source, shared by all commands."""
 
 from __future__ import annotations
 
@@ -17,66 +17,79 @@ _GROUPS = ("seen", "validation_unseen", "test_unseen")
 
 
 def add_source_arguments(parser: argparse.ArgumentParser, *others: str) -> None:
-    """Adds the options that say which data are read and how they are divided.
+    """Adds the options that select the data and how they are split.
 
     Args:
         parser: The parser.
-        *others: Sources that the command knows besides those of `load_gzs`.
+        *others: Sources that the command accepts in addition to those of `load_gzs`.
     """
     group = parser.add_argument_group("data")
     add = group.add_argument
-    add("--source", choices=sorted((*SOURCES, *others)), default="sample", help="form of the data")
-    add("--data-dir", help="folder of the text files, or the file itself")
-    add("--image-dir", help="folder of the pictures; it may be incomplete")
+    add(
+        "--source",
+        choices=sorted((*SOURCES, *others)),
+        default="sample",
+        help="data set or format of the data",
+    )
+    add("--data-dir", metavar="PATH", help="folder of the text files, or a single file")
+    add("--image-dir", metavar="FOLDER", help="folder of the images; images may be missing")
     add(
         "--counts",
         type=int,
         nargs=3,
         metavar=("SEEN", "VALIDATION", "TEST"),
-        help="numbers of seen, validation-unseen and test-unseen labels",
+        help="number of seen, validation-unseen and test-unseen labels",
     )
-    add("--partition", metavar="FILE", help=f"JSON object of label lists: {', '.join(_GROUPS)}")
+    add(
+        "--partition",
+        metavar="FILE",
+        help=f"JSON file with an object of three label lists: {', '.join(_GROUPS)}",
+    )
     add(
         "--rotation",
         type=int,
         choices=sorted(WIKIDIVERSE_PARTITIONS),
-        help="fixed division of WikiDiverse's types",
+        help="one of the three fixed partitions of WikiDiverse's types",
     )
     add(
         "--group-by",
         choices=get_args(GroupBy),
         default="none",
-        help="keep samples of the same sentence, picture or either in one split (not the paper's "
-        "protocol)",
+        help="keep samples that share a sentence, an image or either in the same split (not the "
+        "paper's protocol)",
     )
     add(
         "--label-text",
         choices=get_args(LabelText),
         default="raw",
-        help="what the encoder is shown: label names, names in words, relations in three parts "
+        help="label text to encode: label names, names in words, relations in three parts "
         '("head; relation; tail"), or descriptions',
     )
-    add("--label-descriptions", metavar="FILE", help="JSON object of label: description")
+    add(
+        "--label-descriptions",
+        metavar="FILE",
+        help="JSON file with an object that maps labels to descriptions",
+    )
     add(
         "--joiner",
         choices=get_args(Joiner),
         default="auto",
-        help="what stands between the tokens of tagged files",
+        help="separator between the tokens of tagged files",
     )
     add(
         "--on-error",
         choices=get_args(OnError),
         default="raise",
-        help="stop at a faulty record, or leave it out and count it",
+        help="stop at the first invalid record, or skip and count invalid records",
     )
 
 
 def source_choices(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns the keyword arguments of `load_gzs` (all but the seed) that were given.
+    """Returns the keyword arguments of `load_gzs`, except for the seed.
 
     Raises:
-        FileNotFoundError: If the file of the partition does not exist.
-        ValueError: If it holds something else.
+        FileNotFoundError: If the partition file does not exist.
+        ValueError: If the partition file is invalid.
     """
     names = (
         "source",
@@ -97,11 +110,11 @@ def source_choices(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_partition(path: str) -> dict[str, list[str]]:
-    """Returns the three label lists of a JSON file.
+    """Reads the three label lists of a JSON file.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no JSON object of just these three lists of strings.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not a JSON object of exactly these three lists of strings.
     """
     file = Path(path).expanduser()
     if not file.is_file():

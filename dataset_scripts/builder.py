@@ -1,4 +1,4 @@
-"""The builder of all sources, and the loader that hands their splits to training."""
+"""Builds the splits of all sources as `datasets`, and loads them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .images import stored_picture
 from .options import SourceOptions
 from .protocol import SPLITS, ClassPartition, Split
 from .schema import Task
-from .splitting import Division, Reading, divide
+from .splitting import Division, SourceReader, divide
 
 OUTCOME_FILE = "gzs.json"
 
@@ -29,8 +29,8 @@ class GZSData:
         splits: `train`, `validation` and `test` with the columns `id`, `text`, `image` (or null),
             `spans`, `label` (one `ClassLabel` over all names), `seen` and `split`.
         partition: The groups of labels.
-        label_texts: Text shown to the encoder for each label.
-        report: What the source held and what became of it.
+        label_texts: Text that represents each label.
+        report: Report on the source and its splits.
     """
 
     task: Task
@@ -40,7 +40,7 @@ class GZSData:
     report: DataReport
 
     def outcome(self) -> dict[str, Any]:
-        """Returns all but the rows as JSON knows it, the content of `gzs.json`."""
+        """Returns everything except the rows as JSON values, the content of `gzs.json`."""
         return {
             "task": self.task,
             "partition": asdict(self.partition),
@@ -50,12 +50,12 @@ class GZSData:
 
     @classmethod
     def of(cls, splits: datasets.DatasetDict, outcome: Mapping[str, Any]) -> GZSData:
-        """Returns the data of rows and what `outcome` said of them.
+        """Combines rows with the result of `outcome`.
 
         Raises:
-            KeyError: If something is absent.
-            TypeError: If something is of another type.
-            ValueError: If the groups of labels are none.
+            KeyError: If a field is missing.
+            TypeError: If a field has the wrong type.
+            ValueError: If the groups of labels are invalid.
         """
         return cls(
             task=outcome["task"],
@@ -69,40 +69,40 @@ class GZSData:
 class GZSBuilder(datasets.GeneratorBasedBuilder):
     """Builds the three splits of a source.
 
-    `datasets` ignores the content of files in its cache key. It is told here: edited text, another
-    picture, another choice or another version of the protocol give new data.
+    The cache key of `datasets` ignores the content of files. This builder includes it: changed
+    texts, images, options or versions of the protocol rebuild the data.
 
     Args:
-        source: Name of the source, a key of `SOURCES`, or one that is being read for several seeds.
-        options: The caller's choices; with a `Reading`, its own are the default.
-        cache_dir: Where built data are kept; None takes the default of `datasets`.
+        source: Name of the source, a key of `SOURCES`, or a reader that several seeds share.
+        options: Options of the source; None takes those of the `SourceReader`, or the defaults.
+        cache_dir: Folder in which built data are cached; None takes the default of `datasets`.
 
     Raises:
-        ValueError: If the source is unknown or an option does not fit it.
-        FileNotFoundError: If its files are absent.
+        ValueError: If the source is unknown or an option does not apply to it.
+        FileNotFoundError: If its files do not exist.
     """
 
     def __init__(
         self,
-        source: str | Reading,
+        source: str | SourceReader,
         options: SourceOptions | None = None,
         cache_dir: str | None = None,
     ) -> None:
-        reading = source
-        if isinstance(reading, str):
-            reading = Reading(reading, SourceOptions() if options is None else options)
-        self.reading = reading
-        self.options = reading.options if options is None else options
+        reader = source
+        if isinstance(reader, str):
+            reader = SourceReader(reader, SourceOptions() if options is None else options)
+        self.reader = reader
+        self.options = reader.options if options is None else options
         super().__init__(
             cache_dir=cache_dir,
-            dataset_name=f"hmgrl_{reading.source}",
-            config_name=reading.source,
+            dataset_name=f"hmgrl_{reader.source}",
+            config_name=reader.source,
             config_id=f"seed-{self.options.seed}",
-            hash=reading.fingerprint(self.options.seed),
+            hash=reader.fingerprint(self.options.seed),
         )
 
     def _info(self) -> datasets.DatasetInfo:
-        # The label names are known once the files are read, so the features come with the splits.
+        # Label names are unknown until the files are read, so the features are set with the splits.
         return datasets.DatasetInfo()
 
     def _split_generators(self, dl_manager: Any) -> list[Any]:  # noqa: ARG002
@@ -112,15 +112,15 @@ class GZSBuilder(datasets.GeneratorBasedBuilder):
         ]
 
     def _generate_examples(self, split: Split) -> Iterator[tuple[int, Any]]:
-        reading, division = self.reading, self._division
-        corpus = reading.corpus
+        reader, division = self.reader, self._division
+        corpus = reader.corpus
         seen = frozenset(division.partition.seen)
         for index, record in enumerate(corpus.records):
             if division.assignment[index] != split:
                 continue
             image = None
-            if record.image is not None and reading.pictures[record.image][0] == "found":
-                image = stored_picture(record.image, corpus.image_root, corpus.pictures)
+            if record.image is not None and reader.image_states[record.image][0] == "found":
+                image = stored_picture(record.image, corpus.image_root, corpus.images)
             yield (
                 index,
                 {
@@ -136,23 +136,23 @@ class GZSBuilder(datasets.GeneratorBasedBuilder):
 
     @cached_property
     def _division(self) -> Division:
-        return divide(self.reading, self.options)
+        return divide(self.reader, self.options)
 
     def load(self) -> GZSData:
-        """Builds the data or takes them from the cache.
+        """Builds the data or loads them from the cache.
 
         Raises:
-            RecordError: If a record is faulty and the options say to stop there.
-            ValueError: If the labels or samples do not suffice for the protocol.
+            RecordError: If a record is invalid and `on_error` is `"raise"`.
+            ValueError: If there are too few labels or samples for the protocol.
         """
         self.download_and_prepare()
         splits = self.as_dataset()
         outcome = read_json(self.cache_dir, OUTCOME_FILE)
         if outcome is not None:
             return GZSData.of(splits, outcome)
-        # Just built, or built by a process that ended before it came here.
-        task, made = self.reading.corpus.task, self._division
-        data = GZSData(task, splits, made.partition, made.label_texts, made.report)
+        # The rows were built just now, or by a process that ended before writing the outcome.
+        task, division = self.reader.corpus.task, self._division
+        data = GZSData(task, splits, division.partition, division.label_texts, division.report)
         write_json(self.cache_dir, OUTCOME_FILE, data.outcome())
         return data
 
@@ -185,24 +185,24 @@ def load_gzs(
     Args:
         source: `"sample"` (embedded), `"mnre"`, `"wikidiverse"`, `"bio"` (files tagged by token)
             or `"records"` (the caller's own JSON Lines, CSV, Parquet or `datasets.Dataset`).
-        data_dir: Folder of the files; for `"records"` and `"bio"` also the file itself.
-        image_dir: Folder of the pictures. Absent pictures give null and are counted.
-        cache_dir: Where built data are kept; None takes the default of `datasets`.
-        **choices: The other fields of `SourceOptions`, above all:
+        data_dir: Folder of the files; for `"records"` and `"bio"` also a single file.
+        image_dir: Folder of the images. Missing images become null and are counted.
+        cache_dir: Folder in which built data are cached; None takes the default of `datasets`.
+        **choices: The other fields of `SourceOptions`, in particular:
             `seed` of the protocol; `counts` of seen, validation-unseen and test-unseen labels, or
             the lists `seen`, `validation_unseen`, `test_unseen` themselves, or WikiDiverse's
-            `rotation` (otherwise labels are divided as evenly as possible: MNRE 8, 7, 7);
-            `group_by="both"`, so that no sentence and no picture stands in two splits;
-            `label_text="verbalised"`, `"parts"` or `"described"`, to show labels in words;
-            `on_error="report"`, to leave faulty records out and count them.
+            `rotation` (by default the groups are as equal as possible: MNRE 8, 7, 7);
+            `group_by="both"`, so that no sentence and no image occurs in two splits;
+            `label_text="verbalised"`, `"parts"` or `"described"`, to represent labels in words;
+            `on_error="report"`, to skip and count invalid records.
 
     Returns:
         The splits, the partition, the label texts and the report.
 
     Raises:
-        ValueError: If an argument does not fit, or the data do not suffice for the protocol.
-        RecordError: If a record is faulty and `on_error` is `"raise"`.
-        FileNotFoundError: If files are absent.
+        ValueError: If an argument is invalid, or there are too few data for the protocol.
+        RecordError: If a record is invalid and `on_error` is `"raise"`.
+        FileNotFoundError: If files do not exist.
 
     Examples:
         >>> data = load_gzs("sample", cache_dir="cache", seed=1)
@@ -224,32 +224,32 @@ def load_gzs_seeds(
     cache_dir: str | None = None,
     **choices: Any,
 ) -> dict[int, GZSData]:
-    """Loads the splits of several seeds; files are read and pictures checked once for all.
+    """Loads the splits of several seeds; the files are read and the images checked only once.
 
     Args:
         seeds: Seeds of the protocol.
-        source: As for `load_gzs`, and likewise all that follow; `seed` is not among them.
+        source: See `load_gzs`, also for the following arguments.
         data_dir: Folder of the files.
-        image_dir: Folder of the pictures.
-        cache_dir: Where built data are kept.
-        **choices: The other fields of `SourceOptions`.
+        image_dir: Folder of the images.
+        cache_dir: Folder in which built data are cached.
+        **choices: The other fields of `SourceOptions`, except `seed`.
 
     Returns:
-        What `load_gzs` returns, by seed.
+        The result of `load_gzs` by seed.
 
     Raises:
-        TypeError: If a single seed is given too.
-        ValueError: As `load_gzs`; also if a seed is given twice or none is.
-        RecordError: As `load_gzs`.
-        FileNotFoundError: As `load_gzs`.
+        TypeError: If `seed` is given as well.
+        ValueError: See `load_gzs`; also if there is no seed, or a seed is repeated.
+        RecordError: See `load_gzs`.
+        FileNotFoundError: See `load_gzs`.
     """
     if "seed" in choices:
-        raise TypeError(f"seed: not wanted beside seeds, got {choices['seed']!r}")
+        raise TypeError(f"seed: expected none together with seeds, got {choices['seed']!r}")
     wanted = list(seeds)
     if not wanted or len(set(wanted)) < len(wanted):
-        raise ValueError(f"seeds: expected distinct whole numbers, at least one, got {wanted}")
+        raise ValueError(f"seeds: expected one or more distinct integers, got {wanted}")
     options = SourceOptions(data_dir=data_dir, image_dir=image_dir, **choices)
-    reading = Reading(source, options)
+    reader = SourceReader(source, options)
     return {
-        seed: GZSBuilder(reading, replace(options, seed=seed), cache_dir).load() for seed in wanted
+        seed: GZSBuilder(reader, replace(options, seed=seed), cache_dir).load() for seed in wanted
     }

@@ -1,4 +1,4 @@
-"""Writes any source as JSON Lines, the form of a user's own records."""
+"""Converts any source to JSON Lines, the format of a user's own records."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import datasets
 
 from .corpus import DataReport
 from .options import SourceOptions
-from .splitting import Reading
+from .splitting import SourceReader
 
 
 def convert(source: str, options: SourceOptions, path: str | Path) -> DataReport:
-    """Reads a source and writes its records, not split, as JSON Lines.
+    """Reads a source and writes its records, without splits, as JSON Lines.
 
-    Pictures keep the names that they have in the picture folder. Those that a source holds itself
-    (the sample, Parquet) are written to a folder beside the file, `<name>_pictures`.
+    Images keep their names in the image folder. Images that the source itself contains (the
+    sample, Parquet) are written to a folder beside the file, `<name>_pictures`.
 
     Args:
         source: Name of the source, a key of `SOURCES`.
-        options: The caller's choices.
-        path: The file to write; it appears when all of it is written.
+        options: Options of the source.
+        path: The file to write; it is created only once it is complete.
 
     Returns:
-        The report of the reading: records in, out, and left out by reason.
+        The report on the records read, written and left out.
 
     Raises:
         FileExistsError: If the file exists.
-        RecordError: If a record is faulty and the options say to stop there.
+        RecordError: If a record is invalid and `options.on_error` is `"raise"`.
     """
     target = Path(path).expanduser()
     if target.exists():
         raise FileExistsError(f"{target}: exists already; expected a new file")
-    corpus = Reading(source, options).corpus
+    corpus = SourceReader(source, options).corpus
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     folder = target.with_name(f"{target.stem}_pictures")
@@ -50,11 +50,11 @@ def convert(source: str, options: SourceOptions, path: str | Path) -> DataReport
             if record.split is not None:
                 values["split"] = record.split
             file.write(json.dumps(values, ensure_ascii=False) + "\n")
-            if record.image in corpus.pictures:
-                picture = folder / str(record.image)
-                if not picture.exists():
-                    picture.parent.mkdir(parents=True, exist_ok=True)
-                    picture.write_bytes(corpus.pictures[str(record.image)])
+            if record.image in corpus.images:
+                image = folder / str(record.image)
+                if not image.exists():
+                    image.parent.mkdir(parents=True, exist_ok=True)
+                    image.write_bytes(corpus.images[str(record.image)])
     part.replace(target)
     report = corpus.report
     report.records_out = len(corpus.records)

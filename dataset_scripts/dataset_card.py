@@ -1,4 +1,4 @@
-"""The card of exported splits, filled from their reports."""
+"""Dataset card of exported splits, generated from their reports."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _TEXT = """---
 
 # {title}
 
-Splits for generalized zero-shot multimodal {task}: a sentence, a picture or none, the character
-offsets of one marked mention (typing) or of head and tail (relation), and a label. Seen labels have
-training samples; unseen ones are met first in validation or in test, and are to be told from all
-seen ones there. Made by `hmgrl` from the source "{source}", after the protocol of HMGRL
-([arXiv 2603.16259](https://arxiv.org/abs/2603.16259)).
+Splits for generalized zero-shot multimodal {task}: each sample has a sentence, optionally an image,
+the character offsets of a mention (typing) or of head and tail (relation), and a label. Seen labels
+have training samples; unseen labels occur in validation or test only, where they must be
+distinguished from all seen labels. Made by `hmgrl` from the source "{source}" according to the
+protocol of HMGRL ([arXiv 2603.16259](https://arxiv.org/abs/2603.16259)).
 
 ```python
 from datasets import load_dataset
@@ -35,7 +35,7 @@ from datasets import load_dataset
 splits = load_dataset("{example_path}", "{config}")
 ```
 
-or, with the groups of labels, their texts and the report:
+With the groups of labels, their texts and the report:
 
 ```python
 from dataset_scripts.export import load_exported
@@ -55,10 +55,10 @@ Columns: `id`, `text`, `image` (may be null), `spans` (`[[start, end], …]`, en
 
 _CONFIG = """## {name}
 
-Seed {seed}, protocol version {protocol_version}, kept together: {group_by}, label text:
-{label_text}. {records_in} records read, {records_out} here, {left_out} left out.
+Seed {seed}, protocol version {protocol_version}, grouped by: {group_by}, label text: {label_text}.
+{records_in} records read, {records_out} in the splits, {left_out} left out.
 
-| label | group | shown as | train | validation | test |
+| label | group | label text | train | validation | test |
 |---|---|---|---|---|---|
 {rows}
 | **all** | | | {totals} |
@@ -78,8 +78,8 @@ def make_card(
 
     Args:
         configs: The splits by name of their configuration, at least one.
-        title: Heading, or None to make one from the source.
-        license: Identifier of the licence as the Hub knows it.
+        title: Title, or None to derive it from the source.
+        license: Licence identifier of the Hub.
     """
     first_name, first = next(iter(configs.items()))
     task = _TASKS[first.task]
@@ -117,14 +117,14 @@ def make_card(
 
 
 def _license_text(name: str) -> str:
-    theirs = "The texts and pictures belong to the authors of the source"
+    theirs = "The texts and images belong to the authors of the source"
     if name == "unknown":
-        return f"{theirs}; their licence was not stated here. Find it before you pass this on."
-    return f"{theirs} and stand under: {name}."
+        return f"{theirs}; the licence is unknown. Check it before sharing the data."
+    return f"{theirs} and are licensed under: {name}."
 
 
 def _section(name: str, gzs: GZSData) -> str:
-    """Returns what the card says of one configuration."""
+    """Returns the section of one configuration."""
     report = gzs.report
     rows = [
         f"| {_cell(label)} | {group} | {_cell(gzs.label_texts[label])} | "
@@ -146,6 +146,6 @@ def _section(name: str, gzs: GZSData) -> str:
 
 
 def _cell(text: str) -> str:
-    """Returns a text that does not end the cell of a table, nor starts an element of HTML."""
+    """Escapes a text for the cell of a Markdown table."""
     plain = " ".join(text.split()).replace("|", "\\|")
     return plain.replace("<", "&lt;").replace("`", "\\`")

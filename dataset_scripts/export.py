@@ -1,9 +1,9 @@
-"""Shares splits as Parquet with a dataset card, and loads shared ones.
+"""Exports splits as Parquet with a dataset card, and loads exported splits.
 
-A folder holds one sub-folder for each configuration (say, each seed): the Parquet files of the
-three splits with the pictures in them, and `gzs.json` with what Parquet cannot say: the groups of
-labels, their texts, and the report. `datasets.load_dataset(folder_or_repo, config)` gives the same
-splits back without this package; `load_exported` gives the whole `GZSData`.
+An export contains one folder for each configuration (e.g. each seed) with the Parquet files of the
+three splits, including images, and `gzs.json` with the groups of labels, their texts and the
+report. `datasets.load_dataset(folder_or_repo, config)` loads the splits without this package;
+`load_exported` loads the whole `GZSData`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .dataset_card import make_card
 from .files import read_json, write_json
 from .protocol import SPLITS
 
-# The Hub's viewer reads a row group at a time, and pictures make rows heavy.
+# The Hub's viewer loads a row group at a time, and images make rows large.
 _GROUP_ROWS = 100
 _SHARD_BYTES = 400 * 1024 * 1024
 _MAX_OUTCOME_BYTES = 64 * 1024 * 1024
@@ -46,22 +46,22 @@ def export(
 ) -> Path:
     """Writes splits as Parquet with a dataset card.
 
-    The folder appears when all of it is written, and not before.
+    The folder is created only once its content is complete.
 
     Args:
-        data: The splits, by name of their configuration; one without a name is "default".
-        folder: The folder to make.
-        title: Heading of the card; None makes one from the source.
-        license: Identifier of the licence as the Hub knows it, e.g. "cc-by-4.0". The texts and
-            pictures of a source are other people's: it is theirs, not the exporter's choice.
-        overwrite: Replace the folder if it exists.
+        data: The splits by name of their configuration; splits without a name become "default".
+        folder: The folder to create.
+        title: Title of the card; None derives it from the source.
+        license: Licence identifier of the Hub, e.g. "cc-by-4.0". It is determined by the authors of
+            the texts and images, not by the exporter.
+        overwrite: Whether to replace an existing folder.
 
     Returns:
         The folder.
 
     Raises:
-        FileExistsError: If the folder exists and is not to be replaced.
-        ValueError: If there is nothing to write or the name of a configuration is none.
+        FileExistsError: If the folder exists and `overwrite` is False.
+        ValueError: If there is no configuration, or the name of one is invalid.
     """
     configs = {"default": data} if isinstance(data, GZSData) else dict(data)
     if not configs:
@@ -73,7 +73,9 @@ def export(
             )
     target = Path(folder).expanduser().resolve()
     if target.exists() and not overwrite:
-        raise FileExistsError(f"{target}: exists already; expected a new folder, or overwrite")
+        raise FileExistsError(
+            f"{target}: exists already; expected a new folder, or the option to overwrite"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as part:
         new = Path(part) / target.name
@@ -92,7 +94,7 @@ def export(
 
 
 def _write_split(rows: datasets.Dataset, folder: Path, split: str, what: str) -> None:
-    """Writes one split into as few files as their size allows, pictures included."""
+    """Writes one split, including images, into as few files as the size limit allows."""
     schema = rows.features.arrow_schema
     paths: list[Path] = []
     writer: parquet.ParquetWriter | None = None
@@ -119,30 +121,32 @@ def _write_split(rows: datasets.Dataset, folder: Path, split: str, what: str) ->
 def _batches(rows: datasets.Dataset) -> Iterator[pa.Table]:
     arrow = rows.with_format("arrow")
     for start in range(0, len(arrow), _GROUP_ROWS):
-        # Of a picture's path only the last part is kept: no folder of this machine is shared.
+        # Only the file name of an image's path is kept, so local folders are not disclosed.
         yield embed_table_storage(arrow[start : start + _GROUP_ROWS], remote_files=False)
 
 
 def push_export(
     folder: str | Path, repo_id: str, private: bool | None = None, token: str | None = None
 ) -> str:
-    """Pushes a folder that `export` made to the Hub in one commit.
+    """Pushes an exported folder to the Hub in a single commit.
 
     Args:
         folder: The folder.
-        repo_id: Repository of the data set, "user/name"; made if it does not exist.
+        repo_id: Repository of the data set, "user/name"; created if it does not exist.
         private: Whether a new repository is private.
-        token: Token of the Hub; the stored one if None.
+        token: Token of the Hub; None takes the stored one.
 
     Returns:
         URL of the commit.
 
     Raises:
-        FileNotFoundError: If the folder is not one that `export` made.
+        FileNotFoundError: If the folder was not written by `export`.
     """
     configs = sorted(path.parent.name for path in Path(folder).glob(f"*/{OUTCOME_FILE}"))
     if not configs or not (Path(folder) / "README.md").is_file():
-        raise FileNotFoundError(f"{folder}: expected a folder made by export, with its README.md")
+        raise FileNotFoundError(
+            f"{folder}: expected a folder written by export, with its README.md"
+        )
     api = HfApi(token=token)
     api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
     commit = api.upload_folder(
@@ -162,22 +166,23 @@ def load_exported(
     cache_dir: str | None = None,
     token: str | None = None,
 ) -> GZSData:
-    """Loads splits that `export` wrote, from a folder or from the Hub.
+    """Loads exported splits from a folder or from the Hub.
 
     Args:
         path: The folder, or a repository "user/name".
-        config: The configuration; it may be left out where there is only one.
+        config: The configuration; optional if there is only one.
         revision: Commit, tag or branch of the repository.
-        cache_dir: Where built data are kept; None takes the default of `datasets`.
-        token: Token of the Hub; the stored one if None.
+        cache_dir: Folder in which built data are cached; None takes the default of `datasets`.
+        token: Token of the Hub; None takes the stored one.
 
     Returns:
         The splits, the partition, the label texts and the report, as they were exported.
 
     Raises:
-        ValueError: If the configuration is unknown or not given, if the files do not fit each
-            other, or if a picture is not in the file but a path or address to be opened.
-        FileNotFoundError: If there is no such folder or repository, or it was not made by `export`.
+        ValueError: If the configuration is unknown or ambiguous, the files are inconsistent, or an
+            image is a path or URL instead of its content.
+        FileNotFoundError: If the folder or repository does not exist or was not written by
+            `export`.
     """
     local = Path(path).expanduser()
     where = str(local.resolve()) if local.is_dir() else path
@@ -198,11 +203,11 @@ def load_exported(
     expected = make_features(data.partition)
     if set(splits) != set(SPLITS) or any(rows.features != expected for rows in splits.values()):
         raise ValueError(
-            f"{path}, {config}: the columns or splits do not fit {OUTCOME_FILE}; expected "
+            f"{path}, {config}: the columns or splits do not match {OUTCOME_FILE}; expected "
             f"{list(SPLITS)}, each with {list(expected)} and the labels of the partition"
         )
     for split, rows in splits.items():
-        _check_pictures(rows, f"{path}, {config}/{split}")
+        _check_images(rows, f"{path}, {config}/{split}")
     return data
 
 
@@ -214,7 +219,7 @@ def _outcome(where: str, config: str, hub: Mapping[str, Any]) -> dict[str, Any]:
             file = hf_hub_download(where, f"{config}/{OUTCOME_FILE}", repo_type="dataset", **hub)
         except EntryNotFoundError:
             raise FileNotFoundError(
-                f"{where}: holds no {config}/{OUTCOME_FILE}; expected data made by export"
+                f"{where}: contains no {config}/{OUTCOME_FILE}; expected data written by export"
             ) from None
         folder = str(Path(file).parents[1])
     path = Path(folder) / config / OUTCOME_FILE
@@ -227,12 +232,12 @@ def _outcome(where: str, config: str, hub: Mapping[str, Any]) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: expected JSON, got: {error}") from None
     if outcome is None:
-        raise FileNotFoundError(f"{path}: no such file; expected data made by export")
+        raise FileNotFoundError(f"{path}: no such file; expected data written by export")
     return outcome
 
 
-def _check_pictures(rows: datasets.Dataset, place: str) -> None:
-    """Refuses a picture that is a mere path: `datasets` would open or fetch it when it is shown."""
+def _check_images(rows: datasets.Dataset, place: str) -> None:
+    """Rejects images that are only paths, which `datasets` would open or fetch on access."""
     arrow = rows.with_format("arrow").select_columns("image")
     for start in range(0, len(arrow), _GROUP_ROWS):
         column = arrow[start : start + _GROUP_ROWS].column("image").combine_chunks()
@@ -240,5 +245,5 @@ def _check_pictures(rows: datasets.Dataset, place: str) -> None:
         if pc.any(bare).as_py():
             number = start + pc.index(bare, True).as_py()
             raise ValueError(
-                f"{place}, row {number + 1}, field 'image': expected the picture itself, got a path"
+                f"{place}, row {number + 1}, field 'image': expected the content, got a path"
             )

@@ -1,4 +1,4 @@
-"""What the readers need from a disk: checked lines, the parts of a data set, and fingerprints."""
+"""File access of the readers: validated lines, parts of a data set, JSON and fingerprints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import datasets
 
 from .schema import Place, RecordError
 
-# Names by which published data sets call their three files.
+# Names of the three files in published data sets.
 PARTS: Mapping[str, tuple[str, ...]] = {
     "train": ("train",),
     "valid": ("valid", "val", "dev"),
@@ -27,15 +27,14 @@ _BOM = b"\xef\xbb\xbf"
 def read_lines(
     path: Path, max_bytes: int, purpose: str = "Reading"
 ) -> Iterator[tuple[Place, str | RecordError]]:
-    """Yields the lines of a UTF-8 file that are not blank, or what is wrong with them.
+    """Yields the non-blank lines of a UTF-8 file, or an error for each invalid line.
 
-    A line ends at a line feed and nowhere else: text may hold other characters that Python's
-    `splitlines` takes for line ends. A line that is too long is skipped without being held in
-    memory.
+    A line ends at a line feed only, because text may contain other characters that `splitlines`
+    treats as line ends. A line that is too long is skipped without being held in memory.
 
     Args:
-        path: The file. A byte order mark at its start is passed over.
-        max_bytes: Longest line that is read.
+        path: The file. A byte order mark at its start is ignored.
+        max_bytes: Maximum length of a line in bytes.
         purpose: First word of the progress bar.
 
     Yields:
@@ -56,11 +55,11 @@ def raw_lines(
 
     Args:
         path: The file.
-        max_bytes: Most bytes of a line that are held in memory; the rest is passed over.
+        max_bytes: Maximum number of bytes of a line that are held in memory; the rest is skipped.
         purpose: First word of the progress bar.
 
     Yields:
-        Place, the line with its end, the offset of its first byte, and its length in the file.
+        Place, the line including its end, the offset of its first byte, and its length in the file.
     """
     with (
         path.open("rb") as file,
@@ -84,18 +83,18 @@ def raw_lines(
 
 
 def find_files(given: str | None, suffixes: Collection[str]) -> list[Path]:
-    """Finds the one file that is given, or those of a folder by how their names end.
+    """Finds a single file, or the files of a folder that have one of the suffixes.
 
     Args:
         given: The file or the folder.
-        suffixes: Endings of the files that a folder is looked through for.
+        suffixes: Suffixes of the files to find in a folder.
 
     Returns:
-        The file, or at least one of the folder, sorted.
+        The file, or the sorted files of the folder, at least one.
 
     Raises:
-        ValueError: If nothing is given.
-        FileNotFoundError: If there is no such file or folder, or none of these files in it.
+        ValueError: If `given` is None.
+        FileNotFoundError: If the file or folder does not exist, or no file in it matches.
     """
     kinds = ", ".join(f"*{suffix}" for suffix in suffixes)
     if given is None:
@@ -111,29 +110,30 @@ def find_files(given: str | None, suffixes: Collection[str]) -> list[Path]:
     return found
 
 
-def files_of(folder: Path | None) -> list[Path]:
-    """Returns all that lies in a folder; nothing if there is none."""
+def list_files(folder: Path | None) -> list[Path]:
+    """Returns the entries of a folder, or an empty list for None."""
     return [] if folder is None else list(folder.iterdir())
 
 
 def find_parts(folder: str | None, suffix: str, what: str) -> dict[str, Path]:
-    """Finds the files of train, validation and test in a folder, by their names.
+    """Finds the files of train, validation and test in a folder by their names.
 
     Args:
         folder: The folder.
-        suffix: How the files' names end, e.g. `".txt"`.
-        what: Name of the data set, for the errors.
+        suffix: Suffix of the files, e.g. `".txt"`.
+        what: Name of the data set in error messages.
 
     Returns:
-        Paths by `train`, `valid` and `test`: the files whose name has that word (or "val", "dev")
-        between other letters' ends, as in `mnre_val.txt`.
+        Paths by `train`, `valid` and `test`: the files whose name contains that word (or "val",
+        "dev") delimited by non-letters, as in `mnre_val.txt`.
 
     Raises:
-        ValueError: If no folder is given, or a part is there several times.
-        FileNotFoundError: If a part is absent.
+        ValueError: If `folder` is None, or several files match a part.
+        FileNotFoundError: If no file matches a part.
     """
     wanted = (
-        f"{what} needs one *train*{suffix}, one *valid*{suffix} (or val, dev), one *test*{suffix}"
+        f"{what} requires one *train*{suffix}, one *valid*{suffix} (or val, dev) and one "
+        f"*test*{suffix}"
     )
     if folder is None:
         raise ValueError(f"data_dir: expected a folder, got None; {wanted}")
@@ -150,7 +150,7 @@ def find_parts(folder: str | None, suffix: str, what: str) -> dict[str, Path]:
             raise FileNotFoundError(f"{folder}: no file for {part!r}; {wanted}")
         if len(found) > 1:
             names_found = [path.name for path in found]
-            raise ValueError(f"{folder}: {names_found} all look like {part!r}; {wanted}")
+            raise ValueError(f"{folder}: {names_found} all match {part!r}; {wanted}")
         parts[part] = found[0]
     return parts
 
@@ -173,18 +173,18 @@ def _decode(raw: bytes, place: Place, start: int) -> Iterator[tuple[Place, str |
         yield place, line
 
 
-def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns the object of these fields; Python's own reader would keep the last of two."""
+def reject_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An `object_pairs_hook` of `json.loads` that raises a ValueError for repeated fields."""
     values = dict(pairs)
     if len(values) != len(pairs):
         names = [name for name, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"the field(s) {twice} more than once")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"repeated fields {repeated}")
     return values
 
 
 def read_json(folder: str, name: str) -> dict[str, Any] | None:
-    """Returns the content of a JSON file, or None if there is no such file."""
+    """Returns the content of a JSON file, or None if it does not exist."""
     path = Path(folder) / name
     if not path.is_file():
         return None
@@ -195,42 +195,41 @@ def read_json(folder: str, name: str) -> dict[str, Any] | None:
 def write_json(
     folder: str | Path, name: str, values: Mapping[str, Any], ensure_ascii: bool = True
 ) -> None:
-    """Writes a JSON file that is never seen half-written.
+    """Writes a JSON file atomically.
 
     Args:
-        folder: A folder that exists.
+        folder: An existing folder.
         name: Name of the file.
-        values: What it shall hold.
-        ensure_ascii: Write other characters as escapes, or as they are.
+        values: Content of the file.
+        ensure_ascii: Whether to escape characters other than ASCII.
     """
     text = json.dumps(values, indent=2, ensure_ascii=ensure_ascii)
-    # Half a surrogate pair (a file's name may hold one) has no UTF-8, but JSON knows this escape.
-    write_whole(Path(folder) / name, text.encode("utf-8", "backslashreplace"))
+    # A lone surrogate (a file name may contain one) has no UTF-8 encoding, but a JSON escape.
+    write_atomically(Path(folder) / name, text.encode("utf-8", "backslashreplace"))
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that is never seen half-written."""
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file atomically."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_bytes(content)
     part.replace(path)
 
 
 def content_digest(paths: Iterable[Path]) -> str:
-    """Returns a fingerprint of the names and the content of files."""
+    """Returns a fingerprint of the names and contents of files."""
     digest = hashlib.sha256()
     for path in sorted(paths):
         with path.open("rb") as file:
-            # Digests of fixed length in a row leave no doubt where one file ends.
+            # Digests have a fixed length, so their concatenation is unambiguous.
             digest.update(hashlib.sha256(path.name.encode("utf-8", "surrogateescape")).digest())
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
 def listing_digest(paths: Iterable[Path]) -> str:
-    """Returns a fingerprint of the names, sizes and times of files, absent ones included.
+    """Returns a fingerprint of the names, sizes and modification times of files, also missing ones.
 
-    Reading thousands of pictures would cost more than it protects from: a picture that was
-    replaced has another size or time.
+    Reading thousands of images would be too slow, and a replaced image differs in size or time.
     """
     digest = hashlib.sha256()
     for path in sorted(set(paths)):

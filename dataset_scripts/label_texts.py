@@ -1,7 +1,7 @@
-"""What the encoder is shown for a label: its name, a clause of English or its parts, a description.
+"""Texts that represent labels: the name, an English clause, its parts, or a description.
 
-Descriptions of published label sets are in the words of this project; users bring their own for
-their own labels. The choice is recorded with the split, because it changes every score.
+The descriptions of published label sets were written for this project; users supply those of their
+own labels. The choice is recorded with the splits, because it affects every score.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 
 LabelText = Literal["raw", "verbalised", "parts", "described"]
 
-READINGS: MappingProxyType[str, str] = MappingProxyType(
+CLAUSES: MappingProxyType[str, str] = MappingProxyType(
     {
         "/loc/loc/contain": "location contains location",
         "/misc/loc/held_on": "event is held at location",
@@ -40,7 +40,7 @@ READINGS: MappingProxyType[str, str] = MappingProxyType(
     }
 )
 
-_OF_RELATIONS: MappingProxyType[str, str] = MappingProxyType(
+_MNRE: MappingProxyType[str, str] = MappingProxyType(
     {
         "/loc/loc/contain": "the first place contains the second, as a country contains a city",
         "/misc/loc/held_on": "an event, match or show takes place at a location",
@@ -67,7 +67,7 @@ _OF_RELATIONS: MappingProxyType[str, str] = MappingProxyType(
     }
 )
 
-_OF_TYPES: MappingProxyType[str, str] = MappingProxyType(
+_WIKIDIVERSE: MappingProxyType[str, str] = MappingProxyType(
     {
         "APP": "a piece of software, web site or online service",
         "Book": "a book, newspaper, magazine or other publication",
@@ -84,7 +84,7 @@ _OF_TYPES: MappingProxyType[str, str] = MappingProxyType(
     }
 )
 
-_OF_THINGS: MappingProxyType[str, str] = MappingProxyType(
+_SAMPLE: MappingProxyType[str, str] = MappingProxyType(
     {
         "aircraft": "a machine that flies, such as an aeroplane, helicopter or balloon",
         "bird": "an animal with feathers, a beak and wings",
@@ -119,9 +119,9 @@ _OF_THINGS: MappingProxyType[str, str] = MappingProxyType(
     }
 )
 
-# By source: another data set may mean something else by the same name.
+# By source, because another data set may use the same name in another sense.
 DESCRIPTIONS: MappingProxyType[str, Mapping[str, str]] = MappingProxyType(
-    {"mnre": _OF_RELATIONS, "wikidiverse": _OF_TYPES, "sample": _OF_THINGS}
+    {"mnre": _MNRE, "wikidiverse": _WIKIDIVERSE, "sample": _SAMPLE}
 )
 
 _TYPE_WORDS = {"per": "person", "org": "organization", "loc": "location", "misc": "thing"}
@@ -129,19 +129,19 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def verbalise(label: str) -> str:
-    """Returns a label name as words of English; a relation as a clause, head first.
+    """Converts a label name to English words, and a relation to a clause that begins with the head.
 
     Args:
         label: E.g. `"/per/org/member_of"` or `"MilitaryConflict"`.
 
     Returns:
-        The reading from the table, e.g. "person is a member of organization". A relation outside
-        it is put together from its parts, "/per/org/led_by" → "person led by organization"; any
-        other name loses slashes and underscores and, where it is all capitals or runs words
-        together, its capitals: "ART_WORK" → "art work".
+        The clause from `CLAUSES`, e.g. "person is a member of organization". Other relations are
+        composed of their parts, "/per/org/led_by" → "person led by organization". In all other
+        names slashes and underscores become spaces, and names in capitals or camel case become
+        lower case: "ART_WORK" → "art work".
     """
-    if label in READINGS:
-        return READINGS[label]
+    if label in CLAUSES:
+        return CLAUSES[label]
     parts = [part.replace("_", " ").strip() for part in label.split("/") if part.strip("_ ")]
     if label.startswith("/") and len(parts) == 3:
         head, name, tail = parts[0], parts[2], parts[1]
@@ -152,65 +152,65 @@ def verbalise(label: str) -> str:
     return " ".join(words.split()) or label
 
 
-def in_parts(label: str) -> str:
-    """Returns a relation's clause in three parts: head, what lies between, tail.
+def split_clause(label: str) -> str:
+    """Divides the clause of a relation into head, relation and tail.
 
     Args:
-        label: A relation that :func:`verbalise` makes a clause of at least three words of.
+        label: A relation for which :func:`verbalise` returns at least three words.
 
     Returns:
         E.g. "person; is a member of; organization".
 
     Raises:
-        ValueError: If the clause is shorter.
+        ValueError: If the clause has fewer words.
     """
     words = verbalise(label).split()
     if len(words) < 3:
         raise ValueError(
-            f"label_text: {label!r} reads {' '.join(words)!r}, expected a relation with a head, a "
-            "tail and words between for label_text='parts'"
+            f"label_text: {label!r} is verbalised as {' '.join(words)!r}, expected a head, a "
+            "relation and a tail for label_text='parts'"
         )
     return "; ".join([words[0], " ".join(words[1:-1]), words[-1]])
 
 
-def texts_of_labels(
+def make_label_texts(
     labels: Sequence[str],
     choice: LabelText,
     source: str,
     descriptions: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Returns the text shown for each label.
+    """Returns the text that represents each label.
 
     Args:
         labels: Label names.
         choice: `"raw"`, `"verbalised"`, `"parts"` or `"described"`.
-        source: Name of the source, whose descriptions may come with the package.
-        descriptions: The caller's own, which go before those.
+        source: Name of the source, for which the package may contain descriptions.
+        descriptions: The caller's descriptions, which take precedence.
 
     Raises:
-        ValueError: If a label has no description or parts, or two labels would be shown as the
-            same text.
+        ValueError: If a label has no description or cannot be divided into parts, or two labels
+            have the same text.
     """
     if choice == "raw":
         texts = {label: label for label in labels}
     elif choice == "verbalised":
         texts = {label: verbalise(label) for label in labels}
     elif choice == "parts":
-        texts = {label: in_parts(label) for label in labels}
+        texts = {label: split_clause(label) for label in labels}
     else:
         known = {**DESCRIPTIONS.get(source, {}), **(descriptions or {})}
         if missing := [label for label in labels if label not in known]:
             raise ValueError(
-                f"label_descriptions: none for {missing}; expected one for each of "
-                f"{len(labels)} labels"
+                f"label_descriptions: expected one for each of {len(labels)} labels, got none for "
+                f"{missing}"
             )
         texts = {label: known[label] for label in labels}
     owner: dict[str, str] = {}
     for label, text in texts.items():
         if text in owner:
             raise ValueError(
-                f"label_text: {owner[text]!r} and {label!r} would both be shown as {text!r}; "
-                "expected a different text for each label"
+                f"label_text: {owner[text]!r} and {label!r} have the same text {text!r}; expected "
+                "a different text for each label"
             )
         owner[text] = label
     return texts

@@ -1,8 +1,8 @@
-"""Samples that share a sentence or a picture: counted across splits, or kept together.
+"""Measures and prevents leakage: samples of different splits that share a sentence or an image.
 
-The paper's protocol draws samples one by one, so that a sentence or a picture of the training set
-may come back in the test set with another mention. How often it does is part of every data report;
-`group_samples` is what `split_groups` needs to rule it out.
+The paper's protocol assigns each sample independently, so a sentence or an image of the training
+set may recur in the test set with another mention. Every data report counts such samples;
+`group_samples` makes the groups with which `split_groups` prevents them.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ GroupBy = Literal["none", "text", "image", "both"]
 
 
 def group_samples(records: Sequence[Record], by: GroupBy) -> list[int]:
-    """Numbers the groups of records that are linked by a common sentence or picture.
+    """Groups records that share a sentence or an image.
 
     Args:
-        records: N records. A record without a picture shares none.
-        by: What links records: `"text"`, `"image"`, or `"both"`, where a chain of sentences and
-            pictures is one group. `"none"` makes each record a group of its own.
+        records: N records. A record without an image shares none.
+        by: What links records: `"text"`, `"image"`, or `"both"`, which also joins records linked
+            through a chain of sentences and images. `"none"` makes each record its own group.
 
     Returns:
-        N numbers, the same for records of one group.
+        N group indices, equal for records of the same group.
     """
     parents = list(range(len(records)))
 
@@ -50,15 +50,15 @@ def group_samples(records: Sequence[Record], by: GroupBy) -> list[int]:
 def measure_overlap(
     records: Sequence[Record], assignment: Sequence[Split | None], partition: ClassPartition
 ) -> dict[str, dict[str, int]]:
-    """Counts the samples of validation and test that share sentence or picture with training.
+    """Counts the samples of validation and test that share a sentence or an image with training.
 
     Args:
         records: N records.
-        assignment: The split of each, or None.
+        assignment: The split of each record, or None.
         partition: The groups of labels.
 
     Returns:
-        The counts of `DataReport.overlap`.
+        The counts, in the format of `DataReport.overlap`.
     """
     training = [r for r, split in zip(records, assignment, strict=True) if split == "train"]
     texts = {record.text for record in training}

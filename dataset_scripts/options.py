@@ -1,4 +1,4 @@
-"""What a caller may choose about a source; shared by all readers."""
+"""Options of a data source, shared by all readers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import datasets
 
 from .corpus import DataReport
-from .files import without_repeats
+from .files import reject_repeated_keys
 from .label_texts import LabelText
 from .leakage import GroupBy
 from .protocol import WIKIDIVERSE_PARTITIONS, ClassPartition, even_counts, random_partition
@@ -20,37 +20,39 @@ from .schema import RecordError, Task
 OnError = Literal["raise", "report"]
 Joiner = Literal["auto", "space", "none"]
 
-# A file of descriptions is read whole.
+# A file of descriptions is read into memory as a whole.
 _MAX_DESCRIPTION_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """The choices.
+    """Options of a data source.
 
     Attributes:
-        data_dir: Folder or file that holds the text, where the source is not built in.
-        dataset: The caller's own `datasets.Dataset`, for `"records"`, in place of `data_dir`.
-        image_dir: Folder of the pictures.
+        data_dir: Folder or file of the texts, unless the source is embedded.
+        dataset: The caller's own `datasets.Dataset`, for `"records"`, instead of `data_dir`.
+        image_dir: Folder of the images.
         seed: Seed of the protocol.
-        task: `"typing"` or `"relation"`, or None to find out.
+        task: `"typing"` or `"relation"`, or None to infer it from the records.
         counts: Sizes of the three groups of labels; None makes them as equal as possible.
-        seen: Labels with training samples. The three lists are given together or not at all.
-        validation_unseen: Labels first met in validation.
-        test_unseen: Labels first met in test.
-        rotation: One of the three fixed divisions of WikiDiverse's types, in place of a draw.
-        group_by: Keep records that share a sentence (`"text"`), a picture (`"image"`) or either
+        seen: Labels with training samples. The three lists must be given together.
+        validation_unseen: Labels that occur in validation only.
+        test_unseen: Labels that occur in test only.
+        rotation: One of the three fixed partitions of WikiDiverse's types, instead of a random one.
+        group_by: Keep records that share a sentence (`"text"`), an image (`"image"`) or either
             (`"both"`) in one split; `"none"` is the paper's protocol.
-        label_text: Show label names to the encoder as they are, as words, or by a description.
-        label_descriptions: Description of each label, or the JSON file of such an object.
-        joiner: What stands between the tokens of tagged files: a space, nothing (text tagged by
-            character), or `"auto"`, which looks at the tokens.
-        on_error: Stop at the first faulty record, or leave it out and count it.
+        label_text: Represent labels by their names, by words, by clauses in parts, or by
+            descriptions.
+        label_descriptions: Description of each label, or a JSON file of such an object.
+        joiner: Separator between the tokens of tagged files: a space, nothing (for text tagged by
+            character), or `"auto"`, which infers it from the tokens.
+        on_error: Stop at the first invalid record, or skip and count invalid records.
 
     Raises:
-        TypeError: If the seed is no whole number, or the data set or the descriptions are none.
-        ValueError: If choices contradict each other or are unknown.
-        NotADirectoryError: If the picture folder does not exist.
+        TypeError: If the seed is not an integer, or the data set or the descriptions have the wrong
+            type.
+        ValueError: If options contradict each other or are unknown.
+        NotADirectoryError: If the image folder does not exist.
         FileNotFoundError: If the file of descriptions does not exist.
     """
 
@@ -84,11 +86,11 @@ class SourceOptions:
             if value not in values:
                 raise ValueError(f"{name}: expected one of {values}, got {value!r}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise TypeError(f"seed: expected a whole number, got {self.seed!r}")
+            raise TypeError(f"seed: expected an integer, got {self.seed!r}")
         for name in ("data_dir", "image_dir"):
             path = getattr(self, name)
             if path is not None:
-                # Built rows hold paths; they must not depend on where the process stands.
+                # Built rows contain paths, which must not depend on the working directory.
                 object.__setattr__(self, name, str(Path(path).expanduser().resolve()))
         if self.image_dir is not None and not Path(self.image_dir).is_dir():
             raise NotADirectoryError(f"image_dir: no such folder: {self.image_dir}")
@@ -96,7 +98,7 @@ class SourceOptions:
             object.__setattr__(self, "label_descriptions", _descriptions(self.label_descriptions))
             if self.label_text != "described":
                 raise ValueError(
-                    f"label_descriptions: wanted with label_text='described' only, not with "
+                    "label_descriptions: expected only with label_text='described', got "
                     f"{self.label_text!r}"
                 )
         self._check_dataset()
@@ -106,9 +108,9 @@ class SourceOptions:
         if self.dataset is not None:
             if not isinstance(self.dataset, datasets.Dataset):
                 found = type(self.dataset).__name__
-                raise TypeError(f"dataset: expected one datasets.Dataset (a split), got {found}")
+                raise TypeError(f"dataset: expected a datasets.Dataset (one split), got {found}")
             if self.data_dir is not None:
-                raise ValueError("data_dir: not wanted where a dataset is given")
+                raise ValueError("data_dir: expected none together with dataset")
 
     def _check_division(self) -> None:
         if self.counts is not None:
@@ -120,10 +122,10 @@ class SourceOptions:
             )
         ways = {"counts": self.counts, "label lists": any(lists) or None, "rotation": self.rotation}
         if len(given := [name for name, value in ways.items() if value is not None]) > 1:
-            raise ValueError(f"expected one way to divide the labels, got {' and '.join(given)}")
+            raise ValueError(f"expected at most one of {' and '.join(given)} to group the labels")
 
     def key(self) -> dict[str, Any]:
-        """Returns the choices as JSON knows them, for the cache key."""
+        """Returns the options as JSON values, for the cache key."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         if self.dataset is not None:
             values["dataset"] = self.dataset._fingerprint  # changes with every transform
@@ -131,18 +133,18 @@ class SourceOptions:
 
     @property
     def image_root(self) -> Path | None:
-        """The picture folder."""
+        """The image folder, or None."""
         return None if self.image_dir is None else Path(self.image_dir)
 
     @property
     def descriptions(self) -> Mapping[str, str]:
-        """The caller's descriptions; a file was read when the options were made."""
+        """The caller's descriptions; a file is read when the options are created."""
         given = self.label_descriptions
         return given if isinstance(given, Mapping) else {}
 
     @property
     def given_partition(self) -> ClassPartition | None:
-        """The partition made of the three label lists or by the rotation, if they are given."""
+        """The partition of the three label lists or of the rotation, or None."""
         if self.rotation is not None:
             return WIKIDIVERSE_PARTITIONS[self.rotation]
         if self.seen and self.validation_unseen and self.test_unseen:
@@ -152,10 +154,10 @@ class SourceOptions:
         return None
 
     def partition(self, labels: Collection[str]) -> ClassPartition:
-        """Returns the given partition, or draws one over the labels of the data.
+        """Returns the given partition, or draws one for the labels of the data.
 
         Raises:
-            ValueError: If there are too few labels, or the counts do not fit.
+            ValueError: If there are too few labels, or the counts do not match their number.
         """
         if (given := self.given_partition) is not None:
             return given
@@ -163,7 +165,7 @@ class SourceOptions:
         return random_partition(sorted(labels), counts, self.seed)
 
     def handle(self, error: RecordError, report: DataReport) -> None:
-        """Raises the error of a faulty record, or counts it.
+        """Raises the error of an invalid record, or counts it.
 
         Raises:
             RecordError: The error, if `on_error` is `"raise"`.
@@ -174,7 +176,7 @@ class SourceOptions:
 
 
 def _descriptions(given: object) -> dict[str, str]:
-    """Returns the descriptions of an object or of a JSON file."""
+    """Returns the descriptions from an object or a JSON file."""
     where = "label_descriptions"
     if isinstance(given, (str, Path)):
         path = Path(given).expanduser()
@@ -187,14 +189,14 @@ def _descriptions(given: object) -> dict[str, str]:
         where = str(path)
         try:
             text = path.read_text(encoding="utf-8")
-            given = json.loads(text, object_pairs_hook=without_repeats)
+            given = json.loads(text, object_pairs_hook=reject_repeated_keys)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: expected a JSON object in UTF-8, got: {error}") from None
     if not isinstance(given, Mapping) or not all(
         isinstance(text, str) and text.strip() for pair in given.items() for text in pair
     ):
         raise TypeError(
-            f"{where}: expected an object of label name → description, both strings that are not "
-            "empty"
+            f"{where}: expected an object that maps label names to descriptions, both non-empty "
+            "strings"
         )
     return dict(given)

@@ -1,17 +1,17 @@
-"""The generalized zero-shot split protocol, in pure Python and without any reading or writing.
+"""The generalized zero-shot split protocol, in pure Python and without file access.
 
-Source: HMGRL (arXiv 2603.16259), data protocol. The labels fall into three groups: *seen* labels
-have training samples, *validation-unseen* and *test-unseen* labels have only their name at that
-time. The samples follow their label:
+Source: HMGRL (arXiv 2603.16259), data protocol. The labels are divided into three groups: *seen*
+labels have training samples; of *validation-unseen* and *test-unseen* labels, only the name is
+known in training. Samples are assigned by their label:
 
     seen               70 % to train and validation (of these 90 % / 10 %), 30 % to test
     validation-unseen  all to validation
     test-unseen        all to test
 
-Counts are cut to whole samples as `int()` does. Two things are chosen here: every draw has its own
-generator seeded by a string, so that a split depends neither on the interpreter's hash seed nor on
-the other labels; and samples are sorted by id before they are shuffled, so that it does not depend
-on the order in which records lie in a file either.
+Counts are truncated by `int()`. Two choices are specific to this implementation: every shuffle has
+its own generator seeded by a string, so a split depends neither on the interpreter's hash seed nor
+on other labels; and samples are sorted by id before they are shuffled, so a split is independent of
+the order of the records in a file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Split = Literal["train", "validation", "test"]
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
-# Part of every cache key: raise it whenever a change here moves a sample to another split.
+# Part of every cache key: increase it whenever a change here moves a sample to another split.
 PROTOCOL_VERSION = "1"
 
 FIT_SHARE = 0.7
@@ -39,16 +39,16 @@ MIN_SEEN_SAMPLES = 3
 
 @dataclass(frozen=True)
 class ClassPartition:
-    """Which labels have training samples, and which are met first in validation or in test.
+    """Partition of the labels into seen, validation-unseen and test-unseen labels.
 
     Attributes:
         seen: Labels with training samples.
-        validation_unseen: Labels first met in validation.
-        test_unseen: Labels first met in test.
+        validation_unseen: Labels that occur in validation only.
+        test_unseen: Labels that occur in test only.
 
     Raises:
-        TypeError: If a group is one string or holds something else than strings.
-        ValueError: If a group is empty, or a label is given twice or in two groups.
+        TypeError: If a group is a string, or contains anything but strings.
+        ValueError: If a group is empty, or a label is repeated.
     """
 
     seen: tuple[str, ...]
@@ -61,7 +61,7 @@ class ClassPartition:
             labels = getattr(self, group)
             if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
                 raise TypeError(f"{group}: expected a sequence of label names, got {labels!r}")
-            # Lists are welcome as arguments; a frozen value must not hold one.
+            # Lists are accepted as arguments, but a frozen dataclass must not contain one.
             object.__setattr__(self, group, tuple(labels))
             if not labels:
                 raise ValueError(f"{group}: expected at least one label, got none")
@@ -80,7 +80,7 @@ class ClassPartition:
 
     @property
     def group_of(self) -> dict[str, str]:
-        """The group of each label, group after group: seen, validation-unseen or test-unseen."""
+        """The group of each label, ordered by group: seen, validation-unseen, test-unseen."""
         groups = {
             "seen": self.seen,
             "validation-unseen": self.validation_unseen,
@@ -114,21 +114,21 @@ def random_partition(labels: Sequence[str], counts: Sequence[int], seed: int) ->
     """Divides labels into the three groups by a seeded shuffle.
 
     Args:
-        labels: Distinct label names in any order; the result does not depend on it.
-        counts: Number of seen, validation-unseen and test-unseen labels. Together they must be
-            all labels, so that none is left out unnoticed.
+        labels: Distinct label names; the result does not depend on their order.
+        counts: Number of seen, validation-unseen and test-unseen labels. They must add up to the
+            number of labels, so that no label is omitted silently.
         seed: Seed of the shuffle.
 
     Returns:
         The partition; each group is sorted.
 
     Raises:
-        ValueError: If a label is given twice, or the counts do not fit.
+        ValueError: If a label is repeated, or the counts are invalid.
     """
     names = sorted(labels)
     if len(set(names)) != len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"expected distinct labels, got these more than once: {twice}")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"expected distinct labels, got repeated labels {repeated}")
     if len(counts) != 3 or any(count < 1 for count in counts):
         raise ValueError(
             "expected three positive counts (seen, validation-unseen, test-unseen), "
@@ -148,10 +148,10 @@ def random_partition(labels: Sequence[str], counts: Sequence[int], seed: int) ->
 
 
 def seen_sizes(number_of_samples: int) -> tuple[int, int, int]:
-    """Returns how many samples of one seen label go to train, validation and test.
+    """Returns how many samples of a seen label are assigned to train, validation and test.
 
-    The products are taken in floating point on purpose: 0.7 · 90 is 62.99… there, and cutting it
-    gives 62, as the original protocol's `int()` does; exact arithmetic would give 63.
+    The products are deliberately computed in floating point: 0.7 · 90 is 62.99…, which `int()`
+    truncates to 62 as in the original protocol; exact arithmetic would give 63.
 
     Args:
         number_of_samples: Number of samples of the label.
@@ -176,15 +176,15 @@ def split_samples(
         labels_of_samples: Label of each of N samples.
         partition: The groups of labels.
         seed: Seed of the shuffles.
-        ids: N distinct ids. With them the split of a sample does not depend on the order of the
-            samples; without them a sample is known by its position.
+        ids: N distinct ids, which make the splits independent of the order of the samples. Without
+            ids, samples are identified by their position.
 
     Returns:
-        N entries: the split of each sample, or None where its label is in no group.
+        The split of each of the N samples, or None if its label is in no group.
 
     Raises:
-        ValueError: If ids are not distinct or not N; if a label of the partition has no sample,
-            or a seen label fewer than 3.
+        ValueError: If there are not N distinct ids, a label of the partition has no sample, or a
+            seen label has fewer than 3.
     """
     if ids is not None and len(ids) != len(labels_of_samples):
         raise ValueError(f"got {len(ids)} ids for {len(labels_of_samples)} samples")
@@ -228,28 +228,28 @@ def split_groups(
     seed: int,
     ids: Sequence[str],
 ) -> list[Split | None]:
-    """Assigns whole groups of samples, so that no group stands in two splits.
+    """Assigns groups of samples as a whole, so that no group occurs in two splits.
 
-    This is not the paper's protocol, which lets samples of one sentence or picture stand on both
-    sides. A group goes to one split, and its samples of labels that may not stand there (say, of a
-    test-unseen label in train) are left out. Groups are chosen so that few samples are lost and
-    each seen label comes near the paper's shares; where no label is unseen and each sample is a
-    group of its own, these are met exactly.
+    This differs from the paper's protocol, which allows samples of the same sentence or image in
+    different splits. Each group is assigned to one split; its samples with labels not allowed there
+    (e.g. a test-unseen label in train) are left out. The assignment keeps such losses small and the
+    proportions of each seen label close to those of the paper; if no label is unseen and each
+    sample is its own group, the proportions are exact.
 
     Args:
         labels_of_samples: Label of each of N samples.
         groups_of_samples: Group of each sample.
         partition: The groups of labels.
         seed: Seed of the shuffles.
-        ids: N distinct ids; the split of a sample does not depend on the order of the samples.
+        ids: N distinct ids, which make the splits independent of the order of the samples.
 
     Returns:
-        N entries: the split of each sample, or None where its label is in no group of labels or
-        may not stand where its group of samples went.
+        The split of each of the N samples, or None if its label is in no group of labels or not
+        allowed in the split of its group.
 
     Raises:
-        ValueError: If the lengths differ or ids are not distinct, or if a label ends without a
-            sample in a split where the protocol wants one.
+        ValueError: If the lengths differ, ids are not distinct, or a label has no sample in a split
+            where the protocol requires one.
     """
     if not len(labels_of_samples) == len(groups_of_samples) == len(ids):
         raise ValueError(
@@ -257,7 +257,7 @@ def split_groups(
         )
     if len(set(ids)) != len(ids):
         raise ValueError("expected distinct ids, got the same id for several samples")
-    wanted: dict[Split, frozenset[str]] = {
+    allowed: dict[Split, frozenset[str]] = {
         "train": frozenset(partition.seen),
         "validation": frozenset((*partition.seen, *partition.validation_unseen)),
         "test": frozenset((*partition.seen, *partition.test_unseen)),
@@ -267,38 +267,38 @@ def split_groups(
         if label in partition.labels:
             labels_of_group.setdefault(group, Counter())[label] += 1
     losses = {
-        group: {s: sum(n for label, n in c.items() if label not in wanted[s]) for s in SPLITS}
+        group: {s: sum(n for label, n in c.items() if label not in allowed[s]) for s in SPLITS}
         for group, c in labels_of_group.items()
     }
-    placement = _Placement(labels_of_group, losses)
-    random.Random(f"hmgrl/groups/{seed}").shuffle(placement.groups)
+    groups = _GroupAssignment(labels_of_group, losses)
+    random.Random(f"hmgrl/groups/{seed}").shuffle(groups.order)
     totals: Counter[str] = Counter()
     for counts in labels_of_group.values():
         totals.update(counts)
 
-    # Rare labels first: they have the least choice.
+    # Rare labels are assigned first, because they have the fewest alternatives.
     for label in sorted(partition.seen, key=lambda name: (totals[name], name)):
-        placement.place_seen(label)
-    homes: dict[str, Split] = dict.fromkeys(partition.validation_unseen, "validation")
-    homes |= dict.fromkeys(partition.test_unseen, "test")
-    for label in sorted(homes, key=lambda name: (totals[name], name)):
-        placement.place_unseen(label, homes[label])
-    placement.place_rest()
+        groups.assign_seen(label)
+    split_of_unseen: dict[str, Split] = dict.fromkeys(partition.validation_unseen, "validation")
+    split_of_unseen |= dict.fromkeys(partition.test_unseen, "test")
+    for label in sorted(split_of_unseen, key=lambda name: (totals[name], name)):
+        groups.assign_unseen(label, split_of_unseen[label])
+    groups.assign_rest()
 
     assignment: list[Split | None] = []
     for label, group in zip(labels_of_samples, groups_of_samples, strict=True):
-        place = placement.split_of.get(group)
-        assignment.append(place if place is not None and label in wanted[place] else None)
+        split = groups.split_of.get(group)
+        assignment.append(split if split is not None and label in allowed[split] else None)
     _check_coverage(labels_of_samples, assignment, partition)
     return assignment
 
 
-class _Placement:
-    """Gives groups of samples to splits, label by label.
+class _GroupAssignment:
+    """Assigns groups of samples to splits, label by label.
 
     Attributes:
-        groups: All groups, in the order in which they are taken.
-        split_of: Split of each group that was placed.
+        order: All groups, in the order in which they are assigned.
+        split_of: Split of each assigned group.
     """
 
     def __init__(
@@ -307,44 +307,44 @@ class _Placement:
         losses: Mapping[int, Mapping[Split, int]],
     ) -> None:
         self.labels_of, self.losses = labels_of, losses
-        self.groups = list(labels_of)
+        self.order = list(labels_of)
         self.split_of: dict[int, Split] = {}
 
-    def _holders(self, label: str) -> tuple[list[int], list[int]]:
-        """Returns the groups that hold a label, and those of them that are open."""
-        holders = [group for group in self.groups if label in self.labels_of[group]]
-        return holders, [group for group in holders if group not in self.split_of]
+    def _groups_with(self, label: str) -> tuple[list[int], list[int]]:
+        """Returns the groups that contain a label, and the unassigned ones among them."""
+        groups = [group for group in self.order if label in self.labels_of[group]]
+        return groups, [group for group in groups if group not in self.split_of]
 
-    def place_seen(self, label: str) -> None:
-        """Gives the open groups of a seen label to the splits, near the protocol's shares."""
-        holders, open_groups = self._holders(label)
-        placed: Counter[str] = Counter()
-        for group in holders:
+    def assign_seen(self, label: str) -> None:
+        """Assigns the remaining groups of a seen label, close to the protocol's proportions."""
+        groups, remaining = self._groups_with(label)
+        assigned: Counter[str] = Counter()
+        for group in groups:
             if group in self.split_of:
-                placed[self.split_of[group]] += self.labels_of[group][label]
-        total = sum(self.labels_of[group][label] for group in holders)
+                assigned[self.split_of[group]] += self.labels_of[group][label]
+        total = sum(self.labels_of[group][label] for group in groups)
         losses = self.losses
         for split, size in zip(SPLITS, seen_sizes(total), strict=True):
             others = [s for s in SPLITS if s != split]
-            open_groups.sort(key=lambda g: losses[g][split] - min(losses[g][s] for s in others))
+            remaining.sort(key=lambda g: losses[g][split] - min(losses[g][s] for s in others))
             later = SPLITS[SPLITS.index(split) + 1 :]
-            while open_groups and (placed[split] < size or split == "test"):
-                if placed[split] and len(open_groups) <= sum(not placed[s] for s in later):
+            while remaining and (assigned[split] < size or split == "test"):
+                if assigned[split] and len(remaining) <= sum(not assigned[s] for s in later):
                     break
-                group = open_groups.pop(0)
+                group = remaining.pop(0)
                 self.split_of[group] = split
-                placed[split] += self.labels_of[group][label]
+                assigned[split] += self.labels_of[group][label]
 
-    def place_unseen(self, label: str, home: Split) -> None:
-        """Gives one group to the split of an unseen label that has none there yet."""
-        holders, open_groups = self._holders(label)
-        if open_groups and all(self.split_of.get(group) != home for group in holders):
-            least = min(open_groups, key=lambda group: self.losses[group][home])
-            self.split_of[least] = home
+    def assign_unseen(self, label: str, split: Split) -> None:
+        """Assigns a group to the split of an unseen label, unless one is assigned already."""
+        groups, remaining = self._groups_with(label)
+        if remaining and all(self.split_of.get(group) != split for group in groups):
+            least = min(remaining, key=lambda group: self.losses[group][split])
+            self.split_of[least] = split
 
-    def place_rest(self) -> None:
-        """Gives every open group, none of which has a seen label, to where it loses least."""
-        for group in self.groups:
+    def assign_rest(self) -> None:
+        """Assigns the remaining groups, which have no seen label, to the split of least loss."""
+        for group in self.order:
             if group not in self.split_of:
                 loss = self.losses[group]
                 self.split_of[group] = min(("validation", "test"), key=lambda s: loss[s])
@@ -355,22 +355,22 @@ def _check_coverage(
     assignment: Sequence[Split | None],
     partition: ClassPartition,
 ) -> None:
-    """Makes sure that each label has a sample wherever the protocol wants one."""
-    there = set(zip(labels_of_samples, assignment, strict=True))
-    needed: list[tuple[str, Split]] = [
+    """Checks that each label has a sample in every split where the protocol requires one."""
+    present = set(zip(labels_of_samples, assignment, strict=True))
+    required: list[tuple[str, Split]] = [
         (label, split) for label in partition.seen for split in SPLITS
     ]
-    needed += [(label, "validation") for label in partition.validation_unseen]
-    needed += [(label, "test") for label in partition.test_unseen]
-    for label, split in needed:
-        if (label, split) not in there:
+    required += [(label, "validation") for label in partition.validation_unseen]
+    required += [(label, "test") for label in partition.test_unseen]
+    for label, split in required:
+        if (label, split) not in present:
             raise ValueError(
                 f"label {label!r} has no sample for {split!r} when samples that share a sentence "
-                "or a picture stay together; expected more such groups, or no grouping"
+                "or an image stay together; expected more such groups, or no grouping"
             )
 
 
-# WikiDiverse's twelve types ("Other" is dropped) in three fixed groups, and their rotations.
+# WikiDiverse's twelve types (without "Other") in three fixed groups, and their rotations.
 _GROUP_A = ("People", "Site", "Building", "Currency")
 _GROUP_B = ("Location", "Event", "Book", "Music")
 _GROUP_C = ("Organization", "Country", "APP", "Movie")

@@ -1,11 +1,11 @@
-"""The one record that both tasks share, and its checks.
+"""The record schema of both tasks, and its validation.
 
     {"id", "text", "image" (or null), "spans": [[start, end], …], "label"}
 
-Spans are character offsets into `text`, end exclusive. One span makes a typing record, two make a
-relation record, head first; they may overlap. `mention` may stand in place of `spans`: the text of
-the mention, or of head and tail. A check that fails raises `RecordError`, which names the file, the
-line and the field and says what was expected.
+Spans are character offsets into `text`, end exclusive. A typing record has one span, a relation
+record two, of head and tail; they may overlap. `mention` may replace `spans`: the text of the
+mention, or of head and tail. A failed check raises `RecordError`, which reports the file, the line,
+the field and what was expected.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _MAX_SHOWN = 80
 
 
 class Place(NamedTuple):
-    """Where a record was read: the file's name and the line, counted from 1.
+    """The location of a record: file name and line, counted from 1.
 
-    A file that has no lines counts something else, which `unit` names.
+    `unit` is the name of what is counted in files without lines, e.g. `"row"`.
     """
 
     file: str
@@ -42,14 +42,14 @@ class Place(NamedTuple):
 
 
 class RecordError(ValueError):
-    """A record that cannot be used.
+    """An invalid record.
 
     Attributes:
         place: File and line.
         field: Name of the field, e.g. `"spans"`.
-        expected: What was expected there.
-        found: What was there instead.
-        reason: Short text that is the same for all errors of a kind, by which they are counted.
+        expected: What was expected.
+        found: What was found instead.
+        reason: Short description of the kind of error, by which errors are counted.
     """
 
     def __init__(self, place: Place, field: str, expected: str, found: str, reason: str) -> None:
@@ -66,21 +66,21 @@ class RecordError(ValueError):
         return f"expected {self.expected}, got {self.found}"
 
 
-NOWHERE = Place("", None)
+UNKNOWN_PLACE = Place("", None)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One checked sample.
+    """A validated sample.
 
     Attributes:
-        id: Unique name within its source.
+        id: Identifier, unique within the source.
         text: The sentence.
-        spans: One span (typing) or head and tail (relation).
+        spans: One span (typing), or the spans of head and tail (relation).
         label: Name of the type or relation.
-        image: Name of the picture as the source gives it, or None.
-        split: The split that the source asks for, or None where the protocol decides.
-        place: Where it was read.
+        image: Name of the image in the source, or None.
+        split: The split specified by the source, or None if the protocol assigns it.
+        place: File and line of the record.
     """
 
     id: str
@@ -89,16 +89,16 @@ class Record:
     label: str
     image: str | None = None
     split: Split | None = None
-    place: Place = NOWHERE
+    place: Place = UNKNOWN_PLACE
 
     @property
     def task(self) -> Task:
-        """The task that the number of spans stands for."""
+        """The task, determined by the number of spans."""
         return "typing" if len(self.spans) == 1 else "relation"
 
     @property
     def overlap(self) -> str | None:
-        """Head and tail in words if they share characters, which is no fault, else None."""
+        """Description of head and tail if they overlap, which is valid, else None."""
         if len(self.spans) == 1:
             return None
         (a, b), (c, d) = self.spans
@@ -108,7 +108,7 @@ class Record:
 
 
 def show(value: object) -> str:
-    """Returns a value as an error message shows it: its type, and its start if it is long."""
+    """Formats a value for an error message: its type and its representation, truncated if long."""
     text = repr(value)
     if len(text) > _MAX_SHOWN:
         text = text[: _MAX_SHOWN - 1] + "…"
@@ -119,7 +119,7 @@ def require(values: Mapping[str, Any], name: str, place: Place, expected: str) -
     """Returns the value of a field.
 
     Raises:
-        RecordError: If the field is absent.
+        RecordError: If the field is missing.
     """
     if name not in values:
         raise RecordError(place, name, expected, "no such field", "missing")
@@ -130,10 +130,10 @@ def check_string(value: object, name: str, place: Place) -> str:
     """Returns `value` if it is a string that can be stored.
 
     Raises:
-        RecordError: If it is not a string, is empty or only white space, or holds a NUL character
-            or half of a surrogate pair, which JSON can write but UTF-8 cannot.
+        RecordError: If it is not a string, is blank, or contains a NUL character or a lone
+            surrogate, which JSON can represent but UTF-8 cannot.
     """
-    expected = "a string that is not empty"
+    expected = "a non-empty string"
     if not isinstance(value, str):
         raise RecordError(place, name, expected, show(value), "wrong type")
     if not value.strip():
@@ -145,24 +145,25 @@ def check_string(value: object, name: str, place: Place) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        found = f"half a surrogate pair at character {error.start}"
+        found = f"a lone surrogate at character {error.start}"
         raise RecordError(place, name, "valid Unicode", found, "not valid Unicode") from None
     return value
 
 
 def check_image_name(value: object, place: Place, name: str = "image") -> str | None:
-    """Returns the name of a picture: a path below the picture folder, or None.
+    """Returns the name of an image: a path inside the image folder, or None.
 
     Raises:
-        RecordError: If it is not a string, or is a URL, an absolute path or one that climbs out.
+        RecordError: If it is not a string, or is a URL, an absolute path or a path that leaves the
+            folder.
     """
     if value is None:
         return None
     text = check_string(value, name, place)
-    expected = "a path relative to the picture folder and inside it"
+    expected = "a path relative to the image folder and inside it"
     if "://" in text:
-        raise RecordError(place, name, expected + " (nothing is fetched)", show(text), "URL")
-    # Both kinds of path are checked everywhere: the file may have been written on another system.
+        raise RecordError(place, name, expected + " (URLs are not fetched)", show(text), "URL")
+    # Both kinds of path are checked, because the file may come from another operating system.
     windows = PureWindowsPath(text)
     if PurePosixPath(text).is_absolute() or windows.drive or windows.root:
         raise RecordError(place, name, expected, show(text), "absolute path")
@@ -174,17 +175,17 @@ def check_image_name(value: object, place: Place, name: str = "image") -> str | 
 def check_spans(
     value: object, text: str, place: Place, task: Task | None = None
 ) -> tuple[Span, ...]:
-    """Returns the spans of a record.
+    """Validates and returns the spans of a record.
 
     Args:
         value: List of one or two `[start, end]` pairs.
-        text: The sentence into which they point.
-        place: Where the record was read.
-        task: The task that decides their number, or None for either.
+        text: The sentence.
+        place: File and line of the record.
+        task: The task that determines the number of spans, or None for either.
 
     Raises:
-        RecordError: If the number is wrong, a span is no pair of whole numbers, is reversed, empty,
-            out of range or only white space, or if both spans are the same.
+        RecordError: If the number is wrong, a span is not a pair of integers, is reversed, empty,
+            out of range or blank, or if both spans are equal.
     """
     number = "1 or 2 spans" if task is None else f"{SPANS_OF_TASK[task]} span(s) ({task})"
     expected = f"a list of {number}, each [start, end]"
@@ -195,13 +196,13 @@ def check_spans(
         raise RecordError(place, "spans", expected, f"{len(value)} span(s)", "wrong number")
     spans: list[Span] = []
     for span in value:
-        # bool is a kind of int in Python, but true is no offset.
+        # bool is a subclass of int, but not a valid offset.
         if (
             not isinstance(span, (list, tuple))
             or len(span) != 2
             or not all(isinstance(offset, int) and not isinstance(offset, bool) for offset in span)
         ):
-            expected = "[start, end] of two whole numbers"
+            expected = "[start, end] of two integers"
             raise RecordError(place, "spans", expected, show(span), "wrong type")
         start, end = span
         if start >= end:
@@ -218,8 +219,8 @@ def check_spans(
     return tuple(spans)
 
 
-def difference(found: str, name: str) -> str:
-    """Returns in a word why a mention's name is not the text of its span."""
+def name_difference(found: str, name: str) -> str:
+    """Describes briefly how a mention's name differs from the text of its span."""
     if "".join(found.split()) == "".join(name.split()):
         return "white space"
     if unicodedata.normalize("NFKC", found) == unicodedata.normalize("NFKC", name):
@@ -235,10 +236,10 @@ def find_mentions(value: object, text: str, place: Place) -> list[Span]:
     Args:
         value: The mention, or a list of mentions.
         text: The sentence.
-        place: Where the record was read.
+        place: File and line of the record.
 
     Raises:
-        RecordError: If a mention is no string, or does not occur exactly once in the text.
+        RecordError: If a mention is not a string, or does not occur exactly once in the text.
     """
     spans = []
     for given in value if isinstance(value, (list, tuple)) else [value]:
@@ -249,7 +250,7 @@ def find_mentions(value: object, text: str, place: Place) -> list[Span]:
             at = text.find(mention, at + 1)
         if len(starts) != 1:
             expected = "a mention that occurs once in the text, or its spans"
-            times = f"at {show(starts)}" if starts else "nowhere in the text"
+            times = f"at {show(starts)}" if starts else "not in the text"
             reason = "occurs several times" if starts else "not in the text"
             raise RecordError(place, "mention", expected, f"{show(mention)} {times}", reason)
         spans.append((starts[0], starts[0] + len(mention)))
@@ -259,10 +260,10 @@ def find_mentions(value: object, text: str, place: Place) -> list[Span]:
 def _spans_of(
     values: Mapping[str, Any], text: str, place: Place, task: Task | None
 ) -> tuple[Span, ...]:
-    """Returns the spans of a record that gives them, or its mentions, or both."""
+    """Returns the spans of a record from its fields `spans` and `mention`, one or both."""
     given, mention = values.get("spans"), values.get("mention")
     if given is None and mention is None:
-        expected = "the mentions, by spans or by mention"
+        expected = "the mentions, as spans or mention"
         raise RecordError(place, "spans", expected, "no such field", "missing")
     if given is None:
         return check_spans(find_mentions(mention, text, place), text, place, task)
@@ -282,18 +283,18 @@ def check_record(
     labels: Collection[str] | None = None,
     default_id: str | None = None,
 ) -> Record:
-    """Turns one object of a source into a record.
+    """Validates an object of a source and converts it to a record.
 
     Args:
-        values: Mapping with the fields named in the module's docstring; `image` and `split` may be
-            absent or None. Other fields are ignored here.
-        place: Where it was read.
-        task: The task that decides the number of spans, or None for either.
+        values: Mapping with the fields described in the module's docstring; `image` and `split` may
+            be missing or None. Other fields are ignored.
+        place: File and line of the record.
+        task: The task that determines the number of spans, or None for either.
         labels: The allowed labels, or None for any.
-        default_id: The id of a record that has none; None makes `id` a required field.
+        default_id: The id of a record without one; None makes `id` a required field.
 
     Returns:
-        The checked record.
+        The validated record.
 
     Raises:
         RecordError: If a field is missing or wrong.

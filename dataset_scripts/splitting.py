@@ -1,8 +1,8 @@
-"""Reads a source and divides it: what does not depend on where the rows are stored.
+"""Reads a source and splits it, independently of how the rows are stored.
 
-A source is a module with three functions: `text_files(options)` and `image_files(options)` say
-what the cache key depends on, `read(options)` returns a `Corpus` that does not depend on the seed.
-Splitting, checking pictures and counting are the same for all and live here.
+A source is a module with three functions: `text_files(options)` and `image_files(options)` return
+the files that the cache key depends on, and `read(options)` returns a `Corpus` that does not depend
+on the seed. Splitting, checking images and counting are common to all sources.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from . import protocol
 from .corpus import Corpus, DataReport
 from .files import content_digest, listing_digest
 from .images import PictureState, picture_state
-from .label_texts import texts_of_labels
+from .label_texts import make_label_texts
 from .leakage import group_samples, measure_overlap
 from .options import SourceOptions
 from .protocol import SPLITS, ClassPartition, Split, split_groups, split_samples
@@ -36,16 +36,16 @@ SOURCES: MappingProxyType[str, ModuleType] = MappingProxyType(
     }
 )
 
-# Part of every cache key: raise it whenever the same files give other rows or another report.
-BUILDER_VERSION = "2"
+# Part of every cache key: increase it whenever the same files give other rows or another report.
+BUILDER_VERSION = "3"
 
 
-class Reading:
-    """A source that is read at most once, however many seeds are asked for.
+class SourceReader:
+    """Reads a source at most once, regardless of the number of seeds.
 
     Args:
         source: Name of the source, a key of `SOURCES`.
-        options: The caller's choices. Their seed is not used here.
+        options: Options of the source; the seed is ignored.
 
     Raises:
         ValueError: If the source is unknown.
@@ -59,12 +59,12 @@ class Reading:
 
     @cached_property
     def corpus(self) -> Corpus:
-        """The checked records of the source."""
+        """The validated records of the source."""
         return SOURCES[self.source].read(self.options)
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """Fingerprints of the files as they are now."""
+        """Fingerprints of the current files."""
         reader = SOURCES[self.source]
         return {
             "texts": content_digest(reader.text_files(self.options)),
@@ -72,17 +72,17 @@ class Reading:
         }
 
     @cached_property
-    def pictures(self) -> dict[str, tuple[PictureState, str]]:
-        """What is known of each picture that the records name, and what is wrong with it."""
+    def image_states(self) -> dict[str, tuple[PictureState, str]]:
+        """State of each image that the records name, and a description of its problem."""
         corpus = self.corpus
         names = {record.image: None for record in corpus.records if record.image is not None}
         return {
-            name: picture_state(name, corpus.image_root, corpus.pictures)
-            for name in datasets.utils.tqdm(names, desc="Checking pictures", unit=" pictures")
+            name: picture_state(name, corpus.image_root, corpus.images)
+            for name in datasets.utils.tqdm(names, desc="Checking images", unit=" images")
         }
 
     def fingerprint(self, seed: int) -> str:
-        """Returns the cache key of the splits of a seed, with the files as they are now."""
+        """Returns the cache key of the splits of a seed, given the current files."""
         parts = {
             "source": self.source,
             "options": replace(self.options, seed=seed).key(),
@@ -95,13 +95,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class Division:
-    """How a corpus is divided.
+    """The splits of a corpus.
 
     Attributes:
         partition: The groups of labels.
         assignment: The split of each record of the corpus, or None.
-        label_texts: Text shown to the encoder for each label.
-        report: The finished report.
+        label_texts: Text that represents each label.
+        report: The complete report.
     """
 
     partition: ClassPartition
@@ -110,28 +110,28 @@ class Division:
     report: DataReport
 
 
-def divide(reading: Reading, options: SourceOptions) -> Division:
-    """Splits a corpus, looks at its pictures and completes its report.
+def divide(reader: SourceReader, options: SourceOptions) -> Division:
+    """Splits a corpus, checks its images and completes its report.
 
     Args:
-        reading: The source.
-        options: The caller's choices, with the seed of the protocol; it is not used where the
-            records name their split.
+        reader: Reader of the source.
+        options: Options of the source, with the seed of the protocol; the seed is ignored if the
+            records specify their splits.
 
     Raises:
-        ValueError: If the labels or samples do not suffice for the protocol.
+        ValueError: If there are too few labels or samples for the protocol.
     """
-    corpus = reading.corpus
-    report = copy.deepcopy(corpus.report)  # the corpus serves other seeds too
+    corpus = reader.corpus
+    report = copy.deepcopy(corpus.report)  # the corpus is shared by all seeds
     labels = [record.label for record in corpus.records]
     if not labels:
         raise ValueError(
-            f"{reading.source}: of {report.records_in} records {report.records_left_out} were left "
-            f"out ({', '.join(report.left_out) or 'no reason'}) and none remains"
+            f"{reader.source}: no record remains, {report.records_left_out} of "
+            f"{report.records_in} were left out ({', '.join(report.left_out) or 'no reason'})"
         )
     partition = corpus.partition or options.partition(frozenset(labels))
-    label_texts = texts_of_labels(
-        partition.labels, options.label_text, reading.source, options.descriptions
+    label_texts = make_label_texts(
+        partition.labels, options.label_text, reader.source, options.descriptions
     )
     assignment: list[Split | None] = [record.split for record in corpus.records]
     if None in assignment:
@@ -142,7 +142,7 @@ def divide(reading: Reading, options: SourceOptions) -> Division:
             groups = group_samples(corpus.records, options.group_by)
             assignment = split_groups(labels, groups, partition, options.seed, ids)
     elif options.group_by != "none":
-        raise ValueError("group_by: not wanted here, the records themselves name their split")
+        raise ValueError("group_by: expected 'none', since the records specify their splits")
 
     report.splits = {split: dict.fromkeys(partition.labels, 0) for split in SPLITS}
     report.images = dict.fromkeys(("found", "missing", "unreadable", "none"), 0)
@@ -151,16 +151,16 @@ def divide(reading: Reading, options: SourceOptions) -> Division:
         if split is None:
             reason = "label outside the partition"
             if record.label in partition.labels:
-                reason = "shares a sentence or a picture with a split that its label is not in"
+                reason = "shares a sentence or an image with a split that its label is not in"
             report.leave_out(reason, record.place, record.label)
             continue
         state: PictureState = "none"
         if record.image is not None:
-            state, problem = reading.pictures[record.image]
+            state, problem = reader.image_states[record.image]
             used[record.image] = state
             if state != "found":
                 detail = f"{record.image}: {problem}" if problem else record.image
-                report.note(f"picture {state}", record.place, detail)
+                report.note(f"image {state}", record.place, detail)
         report.images[state] += 1
         report.splits[split][record.label] += 1
         report.records_out += 1
@@ -175,7 +175,7 @@ def divide(reading: Reading, options: SourceOptions) -> Division:
         "group_by": options.group_by,
         "label_text": options.label_text,
         "on_error": options.on_error,
-        # Lists, as JSON knows them: a report read from the cache equals the one written.
+        # Lists, as in JSON, so that a report read from the cache equals the one written.
         "partition": {name: list(group) for name, group in asdict(partition).items()},
     }
     report.check()

@@ -1,4 +1,4 @@
-"""A page to try a trained model: python demo/app.py --model runs/quickstart."""
+"""Serve a demo page for a trained model, e.g. `python demo/app.py --model runs/quickstart`."""
 
 import argparse
 import os
@@ -14,25 +14,26 @@ def main() -> None:
     parser.add_argument(
         "--model",
         default=os.environ.get("HMGRL_MODEL", "runs/quickstart"),
-        help="folder or name on the Hub; HMGRL_MODEL or runs/quickstart by default",
+        help="folder of a training run, or name of a model on the Hub (default: the environment "
+        "variable HMGRL_MODEL, or runs/quickstart)",
     )
-    parser.add_argument("--host", help="address to listen at, 127.0.0.1 by default")
-    parser.add_argument("--port", type=int, help="port, by default the first free from 7860 on")
+    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port (default: first free port from 7860 on)")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that uploads are deleted
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # exit normally, to delete uploads
     with tempfile.TemporaryDirectory(prefix="hmgrl-demo-") as folder:
-        # Read when Gradio is imported: its default is one folder for all pages of all users.
+        # Read when Gradio is imported. Its default folder is shared by all pages and users.
         os.environ["GRADIO_TEMP_DIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
         import page  # noqa: PLC0415
-        from predictor import Answers  # noqa: PLC0415
+        from predictor import Predictor  # noqa: PLC0415
         from transformers import pipeline  # noqa: PLC0415
 
         from modeling_hmgrl.pipeline_hmgrl import TASK  # noqa: PLC0415
 
-        built = page.build(Answers(pipeline(TASK, model=arguments.model)))
-        page.launch(built, Path(folder), arguments.host, arguments.port)
+        blocks = page.build(Predictor(pipeline(TASK, model=arguments.model)))
+        page.launch(blocks, Path(folder), arguments.host, arguments.port)
 
 
 if __name__ == "__main__":

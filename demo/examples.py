@@ -1,4 +1,4 @@
-"""What the page offers to try: records of the embedded sample, and a few sentences of our own."""
+"""Examples on the page: records of the embedded sample, and sentences written for the page."""
 
 from dataclasses import dataclass
 
@@ -14,29 +14,29 @@ CREDITS = (
     "Licences: dataset_scripts/sample_data/README.md."
 )
 
-# Held out from training under the protocol's split with seed 0.
+# Not in the training split of seed 0.
 _IDS = ("70f140107446", "3376dc423df2", "8b495c9657d3", "d8346dbfeccf", "d18de187546d")
 
 
 @dataclass(frozen=True)
 class Example:
-    """Something to try.
+    """An example.
 
     Attributes:
-        text: Sentence.
+        text: The sentence.
         spans: Its mentions, as character offsets.
-        picture: PNG, or None.
-        labels: Labels to choose from; None for those that the model knows.
+        image: Content of a PNG file, or None.
+        labels: Labels to choose from; None for those known to the model.
     """
 
     text: str
     spans: list[list[int]]
-    picture: bytes | None = None
+    image: bytes | None = None
     labels: list[str] | None = None
 
-    def image(self) -> Image.Image | None:
-        """Returns the picture."""
-        return None if self.picture is None else open_image(self.picture)
+    def load_image(self) -> Image.Image | None:
+        """Opens the image."""
+        return None if self.image is None else open_image(self.image)
 
 
 _TYPING = (
@@ -58,7 +58,7 @@ _RELATION = (
 
 
 def examples(task: str) -> list[Example]:
-    """Returns what there is to try.
+    """Returns the examples of a task.
 
     Args:
         task: "typing" or "relation".

@@ -1,9 +1,9 @@
-"""A gate before the page's server: lets through what the page needs, and nothing else.
+"""Middleware that restricts Gradio's server to the requests that the page requires.
 
-Gradio's server answers some seventy routes. Among them are some that fetch an address for the
-caller (``/gradio_api/file=https://...``), and a file sent as ``{"path": "https://..."}`` is fetched
-before any function of the page sees it. The gate knows the routes that the page and one documented
-endpoint use, bounds what is sent to them, and refuses the rest.
+Gradio's server has about seventy routes. Some of them fetch URLs on behalf of the client
+(``/gradio_api/file=https://...``), and a file sent as ``{"path": "https://..."}`` is fetched before
+any function of the page is called. The middleware allows only the routes of the page and of one
+documented endpoint, limits the size of requests, and rejects all others.
 """
 
 import json
@@ -18,18 +18,18 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_JSON_BYTES = 4_000_000
-"""Largest call: 1,000 labels of 200 characters and a text of 10,000, however they are escaped."""
+"""Maximum size of a call: 1,000 labels of 200 characters and a text of 10,000, all escaped."""
 
 MAX_UPLOAD_BYTES = 20_000_000
-"""Largest picture file."""
+"""Maximum size of an image file."""
 
 MAX_STORED_BYTES = 1_000_000_000
-"""Uploads kept at a time."""
+"""Maximum total size of uploads."""
 
-KEPT_SECONDS = 3_600
-"""How long they are kept."""
+MAX_UPLOAD_AGE = 3_600
+"""Time in seconds after which uploads are deleted."""
 
-_FORM_BYTES = 10_000  # what a form adds around the file
+_FORM_BYTES = 10_000  # overhead of the form around the file
 
 _FILE = "/gradio_api/file="
 _UPLOAD = "/gradio_api/upload"
@@ -41,7 +41,7 @@ _READ = re.compile(
 )
 _WRITE = re.compile(r"/gradio_api/(queue/join|call/predict|upload)/?")
 
-# The page's own scripts are inline, and Gradio makes functions of strings. No other host is asked.
+# The page's scripts are inline, and Gradio evaluates strings. No other host may be contacted.
 _POLICY = "; ".join(
     (
         "default-src 'self'",
@@ -61,22 +61,22 @@ HEADERS = {
 }
 
 
-class _Refused(Exception):  # noqa: N818
-    """A request that is not let through."""
+class _RejectedError(Exception):
+    """A request that is not allowed."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status, self.message = status, message
 
 
-class Gate:
-    """ASGI middleware that refuses what the page does not need.
+class RequestFilter:
+    """ASGI middleware that rejects requests that the page does not require.
 
     Args:
-        app: The server behind it.
-        folder: Folder of uploads and examples, the only one that files are served from.
-        max_upload_bytes: Largest picture file.
-        max_stored_bytes: From how many bytes in the folder on uploads are refused.
+        app: The application.
+        folder: Folder of uploads and examples, the only one from which files are served.
+        max_upload_bytes: Maximum size of an image file.
+        max_stored_bytes: Maximum total size of the folder; beyond it, uploads are rejected.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Gate:
         self.max_upload_bytes, self.max_stored_bytes = max_upload_bytes, max_stored_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request, or hands it on."""
+        """Rejects a request, or passes it on to the application."""
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -104,46 +104,46 @@ class Gate:
 
         try:
             receive = await self._check(scope, receive)
-        except _Refused as refused:
-            answer = JSONResponse({"detail": refused.message}, status_code=refused.status)
-            await answer(scope, receive, send_with_headers)
+        except _RejectedError as error:
+            response = JSONResponse({"detail": error.message}, status_code=error.status)
+            await response(scope, receive, send_with_headers)
         else:
             await self.app(scope, receive, send_with_headers)
 
     async def _check(self, scope: Scope, receive: Receive) -> Receive:
-        """Returns from where the body can be read, if the request is let through."""
+        """Checks a request and returns the callable from which to read its body."""
         method, path = scope["method"], scope["path"]
         if method in ("GET", "HEAD"):
             own = path.startswith(_FILE) and self._is_inside(path.removeprefix(_FILE))
             if own or _READ.fullmatch(path):
                 return receive
-            raise _Refused(404, "Not found")
+            raise _RejectedError(404, "Not found")
         if method != "POST" or not _WRITE.fullmatch(path):
-            raise _Refused(404, "Not found")
+            raise _RejectedError(404, "Not found")
         is_upload = path.startswith(_UPLOAD)
         limit = self.max_upload_bytes + _FORM_BYTES if is_upload else MAX_JSON_BYTES
         stated = dict(scope["headers"]).get(b"content-length", b"0").decode("latin-1")
         if not stated.isdecimal() or int(stated) > limit:
-            raise _Refused(413, f"Too large: expected at most {limit:,} bytes")
+            raise _RejectedError(413, f"Too large: expected at most {limit:,} bytes")
         if is_upload:
-            if _tidied(self.folder) + limit > self.max_stored_bytes:
-                raise _Refused(503, "No room for more uploads, try again later")
-            return _bounded(receive, limit)
-        body = await _body(receive, limit)
-        if not self._names_own_files_only(body):
-            message = "Expected pictures that were uploaded here, not addresses or other files"
-            raise _Refused(400, message)
+            if _delete_old(self.folder) + limit > self.max_stored_bytes:
+                raise _RejectedError(503, "Too many uploads are stored, try again later")
+            return _limit(receive, limit)
+        body = await _read_body(receive, limit)
+        if not self._contains_uploads_only(body):
+            message = "Expected pictures that were uploaded here, not URLs or other files"
+            raise _RejectedError(400, message)
         return _replay(body, receive)
 
     def _is_inside(self, path: str) -> bool:
-        """Whether a path, with all ``..`` and links followed, lies in the folder."""
+        """Whether a path, with ``..`` and links resolved, is inside the folder."""
         try:
             resolved = Path(path).resolve()
-        except (OSError, ValueError, RuntimeError):  # a zero byte, a name too long, a loop of links
+        except (OSError, ValueError, RuntimeError):  # NUL byte, name too long, loop of links
             return False
         return self.folder in resolved.parents
 
-    def _names_own_files_only(self, body: bytes) -> bool:
+    def _contains_uploads_only(self, body: bytes) -> bool:
         try:
             found = list(_files(json.loads(body)))
         except (ValueError, RecursionError):
@@ -151,31 +151,31 @@ class Gate:
         return all(
             isinstance(file["path"], str)
             and self._is_inside(file["path"])
-            # a data address carries its file along, without a bound on its pixels
+            # a data URL contains its own image, whose number of pixels is not limited
             and not str(file.get("url") or "").startswith("data:")
             for file in found
         )
 
 
 def _files(value: Any) -> Iterator[dict[str, Any]]:
-    """Everything in a call that Gradio may take for a file."""
-    waiting = [value]
-    while waiting:
-        part = waiting.pop()
+    """Yields everything in a call that Gradio may interpret as a file."""
+    stack = [value]
+    while stack:
+        part = stack.pop()
         if isinstance(part, dict):
             if "path" in part:
                 yield part
-            waiting.extend(part.values())
+            stack.extend(part.values())
         elif isinstance(part, list):
-            waiting.extend(part)
+            stack.extend(part)
 
 
-def _tidied(folder: Path) -> int:
-    """Deletes what is older than ``KEPT_SECONDS``, and returns how many bytes are left.
+def _delete_old(folder: Path) -> int:
+    """Deletes files older than ``MAX_UPLOAD_AGE``, and returns the total size of the others.
 
-    Gradio deletes uploads by itself, but for those that were cut off.
+    Gradio deletes uploads itself, except for incomplete ones.
     """
-    total, oldest = 0, time.time() - KEPT_SECONDS
+    total, oldest = 0, time.time() - MAX_UPLOAD_AGE
     for path in folder.rglob("*"):
         try:
             state = path.stat()
@@ -183,42 +183,42 @@ def _tidied(folder: Path) -> int:
                 path.unlink()
             else:
                 total += state.st_size
-        except FileNotFoundError:  # deleted meanwhile
+        except FileNotFoundError:  # deleted in the meantime
             continue
     return total
 
 
-async def _body(receive: Receive, limit: int) -> bytes:
-    """The whole body."""
+async def _read_body(receive: Receive, limit: int) -> bytes:
+    """Reads the whole body."""
     parts, size = [], 0
     while True:
         message = await receive()
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > limit:
-            raise _Refused(413, f"Too large: expected at most {limit:,} bytes")
+            raise _RejectedError(413, f"Too large: expected at most {limit:,} bytes")
         if not message.get("more_body"):
             return b"".join(parts)
 
 
-def _bounded(receive: Receive, limit: int) -> Receive:
-    """Ends a body that does not say its length where it becomes too large."""
+def _limit(receive: Receive, limit: int) -> Receive:
+    """Disconnects when a body, whose length may not be declared, exceeds the limit."""
     size = 0
 
-    async def bounded() -> Message:
+    async def limited() -> Message:
         nonlocal size
         message = await receive()
         size += len(message.get("body", b""))
         return message if size <= limit else {"type": "http.disconnect"}
 
-    return bounded
+    return limited
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Gives a body that was read once more, then what follows it."""
-    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+    """Delivers a body that was already read, then the following messages."""
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def again() -> Message:
-        return waiting.pop() if waiting else await receive()
+    async def replayed() -> Message:
+        return pending.pop() if pending else await receive()
 
-    return again
+    return replayed

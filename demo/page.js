@@ -1,4 +1,4 @@
-// Marks mentions by selecting them in the sentence. Offsets count code points, as Python does.
+// Marks mentions by selecting them in the sentence. Offsets count code points, as in Python.
 window.hmgrl = ((hints) => {
   const kinds = { 1: ["mention"], 2: ["head", "tail"] };
   const CONTEXT = 90; // characters shown around the mentions
@@ -10,7 +10,7 @@ window.hmgrl = ((hints) => {
   const overlap = (a, b) => a && b && a[0] < b[1] && b[0] < a[1];
   const overlaps = (span) => (mark) => overlap(mark, span);
 
-  // What is selected in the sentence, without blank space around it; null if nothing is.
+  // Returns the selection in the sentence without surrounding white space, or null.
   function selected() {
     const area = document.querySelector("#sentence textarea");
     if (!area) return null;
@@ -20,11 +20,11 @@ window.hmgrl = ((hints) => {
     return start < end ? [points(area.value, start), points(area.value, end)] : null;
   }
 
-  // Which mention a new selection is: the one that it touches, else the first that is missing.
-  function place(marks, span, count) {
+  // Returns the index of a new selection: of the mention it overlaps, else of the first missing one.
+  function indexOf(marks, span, count) {
     if (count === 1) return 0;
-    const touched = marks.findIndex(overlaps(span));
-    if (touched >= 0) return touched;
+    const overlapping = marks.findIndex(overlaps(span));
+    if (overlapping >= 0) return overlapping;
     return [...Array(count).keys()].find((index) => !marks[index]) ?? -1;
   }
 
@@ -54,11 +54,11 @@ window.hmgrl = ((hints) => {
     return `<p class="hm-marked" dir="auto">${html}</p>`;
   }
 
-  // Marks the selection as the mention of that number; null leaves open which.
+  // Marks the selection as the mention of an index, or of any index if it is null.
   function mark(text, marks, count, which) {
     const span = selected();
     marks = [...(marks ?? [])];
-    const index = span && (which ?? place(marks, span, count));
+    const index = span && (which ?? indexOf(marks, span, count));
     if (span && index >= 0) {
       for (let i = 0; i < index; i++) marks[i] ??= null;
       marks[index] = span;
@@ -66,14 +66,14 @@ window.hmgrl = ((hints) => {
     return [marks, show(text, marks, count)];
   }
 
-  // Takes the marks off, and the selection, which the browser may report once more.
+  // Removes the marks, and the selection, which the browser may report again.
   function unmark(text, count) {
     const area = document.querySelector("#sentence textarea");
     if (area) area.setSelectionRange(area.selectionEnd, area.selectionEnd);
     return [[], show(text, [], count)];
   }
 
-  // Moves the marks along with the text around them; one that was edited itself is taken off.
+  // Moves the marks with the text around them; a mark is removed if its own text was edited.
   function edited(text, marks, count) {
     const [before, after] = [[...shown], [...(text ?? "")]];
     const shorter = Math.min(before.length, after.length);
@@ -90,15 +90,15 @@ window.hmgrl = ((hints) => {
     return [kept, show(text, kept, count)];
   }
 
-  // Brings an answer into sight that lies below the fold, as on a phone.
+  // Scrolls to the result if it is below the visible part of the page, as on a phone.
   function reveal() {
     const answer = document.getElementById("answer");
-    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const reduced = matchMedia("(prefers-reduced-motion: reduce)").matches;
     if (answer && answer.getBoundingClientRect().top > innerHeight - 120)
-      answer.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+      answer.scrollIntoView({ behavior: reduced ? "auto" : "smooth", block: "start" });
   }
 
-  // Gradio names the buttons on the tags by number; a screen reader should say which label goes.
+  // Gradio names the remove buttons by number; screen readers should announce the label instead.
   new MutationObserver(() => {
     for (const button of document.querySelectorAll("#labels .token-remove")) {
       const name = button.closest(".token")?.querySelector("span")?.textContent;

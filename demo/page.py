@@ -1,4 +1,4 @@
-"""The page: inputs, examples and the answer."""
+"""The demo page: examples, inputs and the result."""
 
 import base64
 import json
@@ -10,8 +10,8 @@ from typing import Any
 import gradio as gr
 import rendering
 from examples import CREDITS, Example, examples
-from middleware import KEPT_SECONDS, MAX_UPLOAD_BYTES, Gate
-from predictor import Answers
+from middleware import MAX_UPLOAD_AGE, MAX_UPLOAD_BYTES, RequestFilter
+from predictor import Predictor
 from starlette.middleware import Middleware
 
 _HERE = Path(__file__).parent
@@ -19,16 +19,16 @@ _HERE = Path(__file__).parent
 _TITLE = "What is meant?"
 _INTRO = """<header class="hm-head"><h1>What is meant?</h1>
 <p>Mark words in a sentence, add a picture if there is one, and give the labels to choose from: any
-words will do, also labels of which the model has seen no sample in training.</p></header>"""
+words may be used, also labels of which the model has seen no sample in training.</p></header>"""
 
 _HINTS = {
-    1: "Select the words that are meant: drag over them, or double-click.",
+    1: "Select the words of the mention: drag over them, or double-click.",
     2: "Select the head, then the tail: drag over the words, or double-click.",
 }
 
-_WAITING = 20
-_DELETE_EVERY = 600  # seconds
-_SESSIONS = 200
+_MAX_QUEUE = 20
+_DELETE_INTERVAL = 600  # seconds
+_MAX_SESSIONS = 200
 
 _EXAMPLES_JS = """element.addEventListener('click', (event) => {
   const button = event.target.closest('button');
@@ -45,25 +45,25 @@ _THEME = gr.themes.Base(
 ).set(block_radius="14px", block_label_radius="12px 0 12px 0", input_radius="10px")
 
 
-def build(answers: Answers) -> gr.Blocks:
+def build(predictor: Predictor) -> gr.Blocks:
     """Builds the page.
 
     Args:
-        answers: What answers.
+        predictor: The predictor behind the page.
 
     Returns:
-        The page, to be given to :func:`launch`.
+        The page, for :func:`launch`.
     """
-    count = 2 if answers.relation else 1
-    tries = examples("relation" if answers.relation else "typing")
-    if not answers.has_pictures:
-        tries = [example for example in tries if example.picture is None]
+    count = 2 if predictor.relation else 1
+    offered = examples("relation" if predictor.relation else "typing")
+    if not predictor.reads_images:
+        offered = [example for example in offered if example.image is None]
     with gr.Blocks(
-        title=_TITLE, analytics_enabled=False, delete_cache=(_DELETE_EVERY, KEPT_SECONDS)
+        title=_TITLE, analytics_enabled=False, delete_cache=(_DELETE_INTERVAL, MAX_UPLOAD_AGE)
     ) as page:
         gr.HTML(_INTRO, apply_default_css=False)
         chosen = gr.HTML(
-            _cards(tries), elem_id="examples", js_on_load=_EXAMPLES_JS, apply_default_css=False
+            _cards(offered), elem_id="examples", js_on_load=_EXAMPLES_JS, apply_default_css=False
         )
         with gr.Row(elem_id="columns"):
             with gr.Column(elem_id="inputs"):
@@ -92,12 +92,12 @@ def build(answers: Answers) -> gr.Blocks:
                     height=190,
                     buttons=[],
                     elem_id="picture",
-                    visible=answers.has_pictures,
-                    alt_text="The picture to be read with the sentence",
+                    visible=predictor.reads_images,
+                    alt_text="The picture that belongs to the sentence",
                 )
                 labels = gr.Dropdown(
-                    answers.labels,
-                    value=answers.labels,
+                    predictor.labels,
+                    value=predictor.labels,
                     label="Labels to choose from",
                     info="Type a new one and press Enter.",
                     multiselect=True,
@@ -110,59 +110,62 @@ def build(answers: Answers) -> gr.Blocks:
                 with gr.Accordion("Options", open=False, elem_id="options"):
                     calibrated = gr.Checkbox(
                         value=True,
-                        label=f"Calibrated (γ = {answers.gamma:.3g})",
-                        info="γ is taken off the scores of labels seen in training, which a model "
-                        "favours otherwise.",
+                        label=f"Calibrated (γ = {predictor.gamma:.3g})",
+                        info="Subtracts γ from the scores of labels seen in training, which models "
+                        "otherwise favour.",
                     )
                     method = gr.Radio(
                         [
-                            ("Attention: what goes into the answer", "attention"),
-                            ("Occlusion: what the answer needs (slower)", "occlusion"),
+                            ("Attention: how much each part is weighted", "attention"),
+                            (
+                                "Occlusion: how the score changes without it (slower)",
+                                "occlusion",
+                            ),
                         ],
                         value="attention",
-                        label="Where it looks",
+                        label="Explanation",
                     )
                 predict = gr.Button("Predict", variant="primary", elem_id="predict")
             with gr.Column(elem_id="outputs"):
                 shown = gr.HTML(rendering.placeholder(), elem_id="answer", apply_default_css=False)
                 with gr.Accordion("As JSON", open=False, elem_id="data"):
-                    data = gr.JSON(label="Answer", show_label=False)
+                    data = gr.JSON(label="Prediction", show_label=False)
         gr.HTML(
             f'<footer class="hm-foot"><p>{escape(CREDITS)}</p></footer>', apply_default_css=False
         )
 
         def load(event: gr.EventData) -> tuple[Any, ...]:
-            """Fills in the example that was clicked."""
+            """Fills in the selected example."""
             index = event._data.get("index") if isinstance(event._data, dict) else None
-            if type(index) is not int or not 0 <= index < len(tries):
+            if type(index) is not int or not 0 <= index < len(offered):
                 raise gr.Error("No such example", print_exception=False)
-            example = tries[index]
-            given = example.labels or answers.labels
-            return example.text, example.spans, example.image(), given
+            example = offered[index]
+            given = example.labels or predictor.labels
+            return example.text, example.spans, example.load_image(), given
 
-        # The page alone marks mentions: no call to the server, which would be slow and a surface.
+        # Mentions are marked in the browser: calls to the server would be slow and need protection.
         marks: dict[str, Any] = {"inputs": [sentence, mentions], "outputs": [mentions, marked]}
         sentence.select(fn=None, js=_js(f"mark(text, marks, {count}, null)"), **marks)
         sentence.input(fn=None, js=_js(f"edited(text, marks, {count})"), **marks)
         for index, button in enumerate(buttons):
             button.click(fn=None, js=_js(f"mark(text, marks, {count}, {index})"), **marks)
         clear.click(fn=None, js=_js(f"unmark(text, {count})"), **marks)
-        all_labels.click(fn=None, js=f"() => {_list(answers.labels)}", outputs=labels)
+        all_labels.click(fn=None, js=f"() => {_list(predictor.labels)}", outputs=labels)
         no_labels.click(fn=None, js="() => [[]]", outputs=labels)
 
-        ask: dict[str, Any] = {
-            "fn": answers,
+        call: dict[str, Any] = {
+            "fn": predictor,
             "inputs": [sentence, mentions, picture, labels, calibrated, method],
             "outputs": [data, shown],
-            "preprocess": False,  # Gradio's would decode pictures without a bound
+            "preprocess": False,  # Gradio would decode images of any size
             "concurrency_id": "model",
             "concurrency_limit": 1,
             "show_progress_on": shown,
         }
         predict.click(
-            **ask,
+            **call,
             api_name="predict",
-            api_description="Types the mention, or names the relation, and says where it looked.",
+            api_description="Predicts the entity type or the relation, with an explanation.",
         ).then(fn=None, js="() => hmgrl.reveal()")
         chosen.click(
             load,
@@ -174,20 +177,20 @@ def build(answers: Answers) -> gr.Blocks:
             js=f"(text, marks) => hmgrl.show(text, marks, {count})",
             inputs=[sentence, mentions],
             outputs=marked,
-        ).success(**ask, api_visibility="private").then(fn=None, js="() => hmgrl.reveal()")
+        ).success(**call, api_visibility="private").then(fn=None, js="() => hmgrl.reveal()")
     return page
 
 
 def launch(page: gr.Blocks, folder: Path, host: str | None, port: int | None) -> None:
-    """Serves the page until it is interrupted.
+    """Serves the page until the process is interrupted.
 
     Args:
         page: The page.
-        folder: Folder of uploads, the one that ``GRADIO_TEMP_DIR`` names.
-        host: Address to listen at; ``GRADIO_SERVER_NAME`` or 127.0.0.1 if None.
-        port: Port; ``GRADIO_SERVER_PORT`` or the first free one from 7860 on if None.
+        folder: Folder of uploads, as set in ``GRADIO_TEMP_DIR``.
+        host: Address to listen on; None takes ``GRADIO_SERVER_NAME`` or 127.0.0.1.
+        port: Port; None takes ``GRADIO_SERVER_PORT`` or the first free port from 7860 on.
     """
-    page.queue(max_size=_WAITING, default_concurrency_limit=4, api_open=False)
+    page.queue(max_size=_MAX_QUEUE, default_concurrency_limit=4, api_open=False)
     page.launch(
         server_name=host,
         server_port=port,
@@ -195,8 +198,8 @@ def launch(page: gr.Blocks, folder: Path, host: str | None, port: int | None) ->
         show_error=False,
         max_file_size=MAX_UPLOAD_BYTES,
         max_threads=8,
-        state_session_capacity=_SESSIONS,
-        app_kwargs={"middleware": [Middleware(Gate, folder=folder)]},
+        state_session_capacity=_MAX_SESSIONS,
+        app_kwargs={"middleware": [Middleware(RequestFilter, folder=folder)]},
         footer_links=[],
         run_history=False,
         ssr_mode=False,
@@ -219,17 +222,17 @@ def _js(call: str) -> str:
 
 
 def _list(names: list[str]) -> str:
-    """A list for JavaScript, safe inside of a script element."""
+    """Formats a list for JavaScript, safe inside a script element."""
     return json.dumps([names]).replace("<", "\\u003c")
 
 
-def _cards(tries: list[Example]) -> str:
-    """The examples, as buttons."""
+def _cards(offered: list[Example]) -> str:
+    """Formats the examples as buttons."""
     cards = []
-    for index, example in enumerate(tries):
+    for index, example in enumerate(offered):
         image = ""
-        if example.picture is not None:
-            content = base64.b64encode(example.picture).decode("ascii")
+        if example.image is not None:
+            content = base64.b64encode(example.image).decode("ascii")
             image = f'<img src="data:image/png;base64,{content}" alt="" width="56" height="56">'
         bounds = sorted({0, len(example.text), *(o for span in example.spans for o in span)})
         text = ""
@@ -241,6 +244,6 @@ def _cards(tries: list[Example]) -> str:
             f'<button type="button" data-index="{index}">{image}<span>{text}</span></button>'
         )
     return (
-        '<section aria-label="Examples"><h2>Try one</h2>'
+        '<section aria-label="Examples"><h2>Examples</h2>'
         f'<div class="hm-cards">{"".join(cards)}</div></section>'
     )

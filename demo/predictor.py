@@ -1,4 +1,4 @@
-"""From what the page sends to an answer, or a message that says what was wrong."""
+"""Validates the inputs of the page, predicts, and returns the result or an error message."""
 
 from pathlib import Path
 from threading import Lock
@@ -13,19 +13,19 @@ from modeling_hmgrl.images import open_image
 from modeling_hmgrl.pipeline_inputs import find_mentions
 
 MAX_TEXT = 10_000
-"""Longest sentence, in characters."""
+"""Maximum length of a sentence in characters."""
 
 MAX_LABELS = 1_000
-"""Most labels to choose from."""
+"""Maximum number of labels to choose from."""
 
 MAX_LABEL = 200
-"""Longest label, in characters."""
+"""Maximum length of a label in characters."""
 
 _MAX_CACHED_LABELS = 20_000
 
 
-class Answers:
-    """Answers what the page asks.
+class Predictor:
+    """Predicts and explains for the page.
 
     Args:
         pipe: A :class:`ZeroShotTypingPipeline`.
@@ -35,7 +35,7 @@ class Answers:
         self.pipe = pipe
         config = pipe.model.config
         self.relation: bool = config.task == "relation"
-        self.has_pictures: bool = config.vision_config is not None
+        self.reads_images: bool = config.vision_config is not None
         self.gamma: float = config.calibration_gamma
         self.seen: list[str] = list(config.seen_labels or ())
         known = dict.fromkeys([*self.seen, *(config.generator_labels or ())])
@@ -55,23 +55,23 @@ class Answers:
 
         Args:
             sentence: Text of at most 10,000 characters.
-            mentions: Character offsets ``[[start, end]]``, end exclusive, or the mention's words
-                ``["heron"]`` where they occur once; two of them for relations, head first.
-            picture: ``{"path": ...}`` of an uploaded file, or None.
+            mentions: Character offsets ``[[start, end]]``, end exclusive, or the words of the
+                mention ``["heron"]`` if they occur once; two of them for relations, head first.
+            picture: ``{"path": ...}`` of an uploaded image, or None.
             labels: At most 1,000 names.
-            calibrated: Whether gamma is taken off the scores of seen labels.
-            method: How it is explained, "attention" or "occlusion".
+            calibrated: Whether gamma is subtracted from the scores of seen labels.
+            method: Method of the explanation, "attention" or "occlusion".
 
         Returns:
-            The answer, or ``{"error": message}``, as data and as HTML.
+            The result, or ``{"error": message}``, as data and as HTML.
         """
         try:
             _check_text("sentence", sentence, MAX_TEXT)
             if not sentence.strip():
                 raise ValueError("sentence: write one first")
             spans = self._spans(sentence, mentions)
-            names = _names(labels)
-            image = self._image(picture)
+            names = _check_labels(labels)
+            image = self._open_image(picture)
             if method not in METHODS:
                 raise ValueError(f"method: expected one of {', '.join(METHODS)}")
             found = self._explain(sentence, spans, image, names, bool(calibrated), method)
@@ -81,10 +81,10 @@ class Answers:
             return {"error": message}, rendering.error(message)
         gamma = self.gamma if calibrated else None
         data = _as_data(found, set(self.seen), gamma)
-        shown = rendering.result(
-            sentence, spans, image, found, self._lengths(found), set(self.seen), gamma
+        html = rendering.result(
+            sentence, spans, image, found, self._token_counts(found), set(self.seen), gamma
         )
-        return data, shown
+        return data, html
 
     def _explain(
         self,
@@ -97,13 +97,13 @@ class Answers:
     ) -> Explanation:
         record = {"text": text, "spans": spans, "image": image}
         options = {} if calibrated else {"seen": ()}
-        with self._lock:  # the cache is not to be emptied while another answer reads it
+        with self._lock:  # the cache must not be cleared while another prediction reads it
             if len(self.pipe.label_cache) > _MAX_CACHED_LABELS:
                 self.pipe.label_cache.clear()
             return explain(self.pipe, record, labels, method=method, top_k=None, **options)
 
-    def _lengths(self, found: Explanation) -> list[int]:
-        """How many tokens each word has."""
+    def _token_counts(self, found: Explanation) -> list[int]:
+        """Number of tokens of each word."""
         words = [word.text for word in found.words]
         if not words:
             return []
@@ -112,15 +112,15 @@ class Answers:
         return [max(len(word), 1) for word in ids]
 
     def _spans(self, text: str, mentions: Any) -> list[list[int]]:
-        wanted = "two, a head and a tail" if self.relation else "one"
+        expected = "two, a head and a tail" if self.relation else "one"
         if not mentions:
-            raise ValueError(f"mention: none is marked, mark {wanted} in the sentence")
+            raise ValueError(f"mention: none is marked, mark {expected} in the sentence")
         listed = [mentions] if isinstance(mentions, str) else mentions
         if not isinstance(listed, list):
             raise ValueError("mention: expected a list of [start, end] or of words of the sentence")
         given = sum(mention is not None for mention in listed)
         if given != (2 if self.relation else 1) or given != len(listed):
-            raise ValueError(f"mention: {given} marked, this model takes {wanted}")
+            raise ValueError(f"mention: {given} marked, this model requires {expected}")
         if all(isinstance(mention, str) for mention in listed):
             for mention in listed:
                 _check_text("mention", mention, MAX_TEXT)
@@ -130,19 +130,19 @@ class Answers:
                 raise ValueError("mention: expected [start, end] in characters")
         return listed
 
-    def _image(self, picture: Any) -> Image.Image | None:
-        if picture is None:
+    def _open_image(self, upload: Any) -> Image.Image | None:
+        if upload is None:
             return None
-        if not self.has_pictures:
+        if not self.reads_images:
             raise ValueError("picture: this model reads text only")
-        # the gate has seen to it that the path is that of an upload
-        path = picture.get("path") if isinstance(picture, dict) else None
+        # the middleware ensures that the path is that of an upload
+        path = upload.get("path") if isinstance(upload, dict) else None
         if not isinstance(path, str):
             raise ValueError("picture: expected an uploaded file")
         try:
             content = Path(path).read_bytes()
         except OSError:
-            raise ValueError("picture: the upload was deleted meanwhile, upload it again") from None
+            raise ValueError("picture: the upload has been deleted, upload it again") from None
         return open_image(content, "picture")
 
 
@@ -154,10 +154,10 @@ def _check_text(name: str, value: Any, limit: int) -> None:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise ValueError(f"{name}: holds half a character (a lone surrogate)") from None
+        raise ValueError(f"{name}: contains half a character (a lone surrogate)") from None
 
 
-def _names(labels: Any) -> list[str]:
+def _check_labels(labels: Any) -> list[str]:
     if not labels:
         raise ValueError("labels: none are chosen, add at least one")
     if not isinstance(labels, list):
@@ -170,12 +170,12 @@ def _names(labels: Any) -> list[str]:
 
 
 def _as_data(found: Explanation, seen: set[str], gamma: float | None) -> dict[str, Any]:
-    """The answer as JSON; numbers keep five digits."""
+    """Returns the result as JSON values, rounded to five significant digits."""
     prediction = found.prediction
     return {
         "label": prediction["label"],
         "labels": [
-            {"label": label, "probability": _short(p), "score": _short(s), "seen": label in seen}
+            {"label": label, "probability": _round(p), "score": _round(s), "seen": label in seen}
             for label, p, s in zip(
                 prediction["labels"],
                 prediction["probabilities"],
@@ -183,22 +183,22 @@ def _as_data(found: Explanation, seen: set[str], gamma: float | None) -> dict[st
                 strict=True,
             )
         ],
-        "gamma": None if gamma is None else _short(gamma),
+        "gamma": None if gamma is None else _round(gamma),
         "window": prediction["window"],
         "explanation": {
             "method": found.method,
             "label": found.label,
-            "words": [[word.start, word.end, _short(word.weight)] for word in found.words],
-            "special": _short(found.special),
+            "words": [[word.start, word.end, _round(word.weight)] for word in found.words],
+            "special": _round(found.special),
             "picture": None
             if found.picture is None
-            else [[_short(v) for v in row] for row in np.asarray(found.picture).tolist()],
-            "picture_class": _short(found.picture_class),
-            "text_share": _short(found.text_share),
-            "picture_share": _short(found.picture_share),
+            else [[_round(v) for v in row] for row in np.asarray(found.picture).tolist()],
+            "picture_class": _round(found.picture_class),
+            "text_share": _round(found.text_share),
+            "picture_share": _round(found.picture_share),
         },
     }
 
 
-def _short(value: float) -> float:
+def _round(value: float) -> float:
     return float(f"{value:.5g}")

@@ -1,4 +1,4 @@
-"""Gathers what a Space on the Hub needs in one folder."""
+"""Collect the files of a Space on the Hub in a folder."""
 
 import argparse
 import shutil
@@ -8,12 +8,12 @@ _DEMO = Path(__file__).resolve().parent
 _PACKAGES = ("modeling_hmgrl", "dataset_scripts")
 
 
-def gather(out: Path, model: str) -> None:
-    """Copies the page and the packages that it imports.
+def collect(out: Path, model: str) -> None:
+    """Copies the demo page and the packages that it imports.
 
     Args:
-        out: Folder, which must not exist.
-        model: Name of the model on the Hub, for the Space's page.
+        out: Folder to create; it must not exist.
+        model: Name of the model on the Hub, for the metadata of the Space.
 
     Raises:
         FileExistsError: If the folder exists.
@@ -29,16 +29,16 @@ def gather(out: Path, model: str) -> None:
 
 
 def main() -> None:
-    """Gathers the folder and says what to do with it."""
+    """Collects the files and prints the commands that create the Space."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder, made anew")
+    parser.add_argument("--out", type=Path, required=True, help="folder to create")
     parser.add_argument("--model", required=True, help="name of the model on the Hub")
     arguments = parser.parse_args()
     try:
-        gather(arguments.out, arguments.model)
+        collect(arguments.out, arguments.model)
     except FileExistsError:
-        parser.error(f"--out: {arguments.out} exists, expected the name of a new folder")
-    print(f"{arguments.out} is ready. Next, for a Space of the name user/page:")
+        parser.error(f"--out: {arguments.out} exists already, expected a new folder")
+    print(f"Written: {arguments.out}. To create a Space named user/page, run:")
     print("  hf repos create user/page --type space --sdk gradio")
     print(f"  hf spaces variables add user/page --env HMGRL_MODEL={arguments.model}")
     print(f"  hf upload user/page {arguments.out} . --type space")

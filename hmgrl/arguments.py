@@ -1,4 +1,4 @@
-"""What all subcommands share: exit codes, wrong usage, the look of their help."""
+"""Exit codes, usage errors, argument types and the help format, shared by all subcommands."""
 
 import argparse
 import re
@@ -9,28 +9,30 @@ DONE, FAILED, MISUSED, BAD_LINES, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 class UsageError(Exception):
-    """A wrong use that argparse cannot see, such as two options that do not go together."""
+    """Wrong usage that argparse cannot detect, such as options that contradict each other."""
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Leaves examples as they are and adds the defaults that say something."""
+    """Keeps the layout of descriptions and appends defaults, except for empty ones."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        said = action.default not in (None, False, argparse.SUPPRESS, [])
-        if not action.option_strings or not said or "default" in text:
+        is_empty = action.default in (None, False, argparse.SUPPRESS, [])
+        if not action.option_strings or is_empty or "default" in text:
             return text
+        if isinstance(action.default, list | tuple):
+            return f"{text} (default: {' '.join(map(str, action.default))})"
         return f"{text} (default: %(default)s)"
 
 
 def attribute_docs(documented: type) -> dict[str, str]:
-    """Texts of the section "Attributes" of a class's docstring, as help of its options.
+    """Reads the section "Attributes" of a class's docstring, to serve as help of options.
 
     Args:
         documented: The class.
 
     Returns:
-        Text by name of the attribute, in one line each.
+        The description of each attribute as one line, by name.
     """
     section = (documented.__doc__ or "").partition("Attributes:\n")[2]
     entries = re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)", section, re.MULTILINE)
@@ -38,26 +40,26 @@ def attribute_docs(documented: type) -> dict[str, str]:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that name a trained model."""
+    """Adds the options that select a trained model."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
         required=True,
         metavar="NAME",
-        help="folder of a training run, or name on the Hub",
+        help="folder of a training run, or name of a model on the Hub",
     )
     group.add_argument("--revision", help="branch, tag or commit on the Hub")
 
 
-def positive(text: str) -> int:
-    """Reads a whole number of 1 or more, as a type of argparse."""
+def positive_integer(text: str) -> int:
+    """Parses a positive integer; an argument type for argparse."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number of 1 or more")
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a positive integer")
     return int(text)
 
 
 def existing_folder(text: str) -> Path:
-    """Reads the path of a folder that exists, as a type of argparse."""
+    """Parses the path of an existing folder; an argument type for argparse."""
     path = Path(text).expanduser()
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: no such folder")

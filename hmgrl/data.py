@@ -1,4 +1,4 @@
-"""Looks at data, converts them, and shares their splits."""
+"""Inspect, convert and share data sets."""
 
 import argparse
 
@@ -10,7 +10,7 @@ examples:
   hmgrl data convert --source mnre --data-dir MNRE/mnre_txt --out mnre.jsonl
   hmgrl data export --source records --data-dir mydata --seeds 0 1 2 --out shared
 
-hmgrl data COMMAND --help says more.
+Run `hmgrl data COMMAND --help` for the options of a command.
 """
 
 
@@ -20,14 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Runs one of them.
+    """Runs the selected command.
 
     Raises:
-        ValueError: If the data or a choice about them is faulty.
-        OSError: If files are absent or cannot be written.
-        ImportError: If a library that a report needs is not installed.
+        ValueError: If the data or an option about them are invalid.
+        OSError: If files do not exist or cannot be written.
+        ImportError: If a library that the report requires is not installed.
     """
     try:
         run_command(options)
-    except TypeError as error:  # how `SourceOptions` names what is of another type
+    except TypeError as error:  # `SourceOptions` raises it for values of the wrong type
         raise ValueError(str(error)) from error

@@ -1,4 +1,4 @@
-"""The options that say which data are used, and the splits they stand for."""
+"""Options that select data and splits, and loading of the selected splits."""
 
 import argparse
 
@@ -10,32 +10,33 @@ from .arguments import UsageError
 
 
 def add_split_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Adds the options of data and splits.
+    """Adds the options that select data and splits.
 
     Returns:
-        The group of the splits, for what a command adds to it.
+        The argument group of the splits, to which a command may add options.
     """
     add_source_arguments(parser, "exported")
     group = parser.add_argument_group("splits")
     group.add_argument(
-        "--split-seed", type=int, default=0, metavar="SEED", help="seed of the split"
+        "--split-seed", type=int, default=0, metavar="SEED", help="seed of the split (default: 0)"
     )
     group.add_argument(
         "--data-config",
         metavar="NAME",
-        help="configuration of --source exported, whose --data-dir is a folder or repository",
+        help="configuration to load with --source exported, where --data-dir is a folder or a "
+        "repository on the Hub",
     )
-    group.add_argument("--no-images", action="store_true", help="leave pictures out")
+    group.add_argument("--no-images", action="store_true", help="ignore images")
     return group
 
 
 def load_data(options: argparse.Namespace) -> GZSData:
-    """Loads a source and splits it, or loads exported splits as they are.
+    """Loads a source and splits it, or loads exported splits unchanged.
 
     Raises:
-        UsageError: If options do not go together.
-        ValueError: If the data or a choice about them is faulty.
-        OSError: If files are absent.
+        UsageError: If options contradict each other.
+        ValueError: If the data or an option about them are invalid.
+        OSError: If files do not exist.
     """
     choices = source_choices(options)
     if options.source == "exported":
@@ -44,11 +45,11 @@ def load_data(options: argparse.Namespace) -> GZSData:
         fixed = ("image_dir", "counts", "seen", "rotation", "label_descriptions")
         if any(choices.get(name) is not None for name in fixed) or options.group_by != "none":
             raise UsageError(
-                "--source exported: the splits are made; expected no --image-dir, --counts, "
+                "--source exported: the splits are fixed; expected no --image-dir, --counts, "
                 "--partition, --rotation, --group-by or --label-descriptions"
             )
         return load_exported(options.data_dir, options.data_config)
     try:
         return load_gzs(**choices, seed=options.split_seed)
-    except TypeError as error:  # how `SourceOptions` names what is of another type
+    except TypeError as error:  # `SourceOptions` raises it for values of the wrong type
         raise ValueError(str(error)) from error

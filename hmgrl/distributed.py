@@ -1,22 +1,22 @@
-"""The processes that accelerate or torchrun started, of which this is one."""
+"""Coordinates the processes that accelerate or torchrun launched."""
 
 import os
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-# One process may have hours to go when another, resumed near its end, waits for it.
-_PATIENCE = timedelta(days=30)
+# After resuming, one process may be nearly finished and wait for hours for another.
+_TIMEOUT = timedelta(days=30)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among all.
+    """This process and the others that run the same command.
 
     Attributes:
-        index: Its number.
-        count: How many there are.
-        state: What accelerate knows of them; None for one process.
+        index: Index of this process.
+        count: Number of processes.
+        state: Accelerate's `PartialState`; None for a single process.
     """
 
     index: int = 0
@@ -24,52 +24,52 @@ class Processes:
     state: Any = None
 
     @classmethod
-    def started(cls, cpu: bool = False) -> "Processes":
-        """Joins the processes that were started together, if they were.
+    def join(cls, cpu: bool = False) -> "Processes":
+        """Joins the process group, if several processes were launched.
 
         Args:
-            cpu: Whether they compute on the CPU although there are GPUs.
+            cpu: Whether to compute on the CPU even if there are GPUs.
 
         Raises:
-            ValueError: If fewer were found than were started.
+            ValueError: If accelerate finds fewer processes than were launched.
         """
-        started = int(os.environ.get("WORLD_SIZE", "1"))
-        if started == 1:
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched == 1:
             return cls()
         from accelerate import PartialState  # noqa: PLC0415 - takes seconds
 
-        state = PartialState(cpu=cpu or on_cpu(), timeout=_PATIENCE)
-        if state.num_processes != started:
+        state = PartialState(cpu=cpu or configure_cpu(), timeout=_TIMEOUT)
+        if state.num_processes != launched:
             raise ValueError(
-                f"processes: {started} were started, accelerate joined {state.num_processes}; "
-                "expected all (on CPUs set ACCELERATE_USE_CPU=true)"
+                f"processes: {launched} were launched, but accelerate joined "
+                f"{state.num_processes}; expected all (on CPUs, set ACCELERATE_USE_CPU=true)"
             )
         return cls(state.process_index, state.num_processes, state)
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that speaks for all."""
+        """Whether this is the main process, the only one that prints results."""
         return self.index == 0
 
     def wait(self) -> None:
-        """Waits until all have come here."""
+        """Waits until all processes have reached this call."""
         if self.state is not None:
             self.state.wait_for_everyone()
 
-    def leave(self) -> None:
-        """Ends what connects the processes."""
+    def shutdown(self) -> None:
+        """Destroys the process group."""
         if self.state is not None:
             self.state.destroy_process_group()
 
-    def takes(self, chunk: int) -> bool:
-        """Whether a chunk of the input is this process's: they take them in turn."""
+    def is_assigned(self, chunk: int) -> bool:
+        """Whether a chunk of the input is assigned to this process: chunks go round robin."""
         return chunk % self.count == self.index
 
 
-def on_cpu() -> bool:
-    """Whether several processes must be told to compute on CPUs, and tells accelerate so.
+def configure_cpu() -> bool:
+    """Sets ACCELERATE_USE_CPU if several processes have no accelerator; returns whether it is set.
 
-    Without an accelerator, and without being told, accelerate lets each of them run as if alone.
+    Otherwise accelerate would let each of these processes run as if it were the only one.
     """
     import torch  # noqa: PLC0415 - takes a second
 

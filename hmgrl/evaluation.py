@@ -1,7 +1,7 @@
-"""Scores a trained model on validation and test, and reports on them.
+"""Evaluate a trained model on the validation and test splits and write a report.
 
-gamma and the temperature are those that training chose on validation; nothing is chosen here. The
-labels are those of the data, which must be divided as they were in training.
+gamma and the temperature are those that training selected on validation; evaluation tunes nothing.
+The labels are those of the data, which must be split as in training.
 """
 
 import argparse
@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .arguments import add_model_arguments, positive
+from .arguments import add_model_arguments, positive_integer
 from .data_arguments import add_split_arguments, load_data
-from .distributed import on_cpu
+from .distributed import configure_cpu
 
 EXAMPLES = """\
 examples:
@@ -29,19 +29,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     splits = add_split_arguments(parser)
     splits.add_argument(
-        "--splits", nargs="+", choices=SPLITS, default=SPLITS, help="what is scored (default: both)"
+        "--splits",
+        nargs="+",
+        choices=SPLITS,
+        default=SPLITS,
+        help="splits to evaluate (default: both)",
     )
     splits.add_argument(
         "--allow-other-labels",
         action="store_true",
-        help="score although the model was trained with other seen labels than those of the data; "
-        "the result is not generalized zero-shot then",
+        help="evaluate even if the model's seen labels are not those of the data; the result is "
+        "then not generalized zero-shot",
     )
     splits.add_argument(
         "--allow-other-split",
         action="store_true",
-        help="score although the model's report says that the same source was split otherwise in "
-        "training, so that scored samples may have been trained on",
+        help="evaluate even if, according to the model's report, the same source was split "
+        "differently in training, so that evaluation samples may have been training samples",
     )
     add = parser.add_argument_group("run").add_argument
     add(
@@ -49,45 +53,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("evaluation.json"),
         metavar="FILE",
-        help="report to write",
+        help="JSON report to write",
     )
-    add("--batch-size", type=positive, default=64, metavar="N", help="samples at once, per process")
+    add(
+        "--batch-size",
+        type=positive_integer,
+        default=64,
+        metavar="N",
+        help="number of samples in a batch, per process",
+    )
     add(
         "--mixed-precision",
         choices=("no", "bf16", "fp16"),
         default="no",
-        help="precision of all but the hyperbolic parts",
+        help="precision of everything except the hyperbolic parts, which remain in float32",
     )
     add(
         "--feature-dir",
         default=".cache/image_features",
         metavar="FOLDER",
-        help="where states of frozen encoders are kept",
+        help="folder in which states of frozen encoders are cached",
     )
-    add("--no-progress", action="store_true", help="show no progress bars")
+    add("--no-progress", action="store_true", help="disable progress bars")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Scores, prints a table and writes the report.
+    """Evaluates the model, prints a table of scores and writes the report.
 
     Raises:
-        UsageError: If options do not go together.
-        ValueError: If the data are faulty, or labels or splits are not those of training.
-        OSError: If model or files are absent.
+        UsageError: If options contradict each other.
+        ValueError: If the data are invalid, or labels or splits differ from those of training.
+        OSError: If the model or a file does not exist.
     """
     from modeling_hmgrl import HMGRLTrainingArguments  # noqa: PLC0415 - takes seconds, like these
     from modeling_hmgrl.metrics.label_sets import LabelSets  # noqa: PLC0415
     from modeling_hmgrl.reports.run_report import score_table, write_json  # noqa: PLC0415
     from modeling_hmgrl.training.evaluator import HMGRLEvaluator  # noqa: PLC0415
 
-    from .model_loading import load_model, run_report  # noqa: PLC0415
+    from .model_loading import load_model, read_run_report  # noqa: PLC0415
 
-    on_cpu()
+    configure_cpu()
     model, processor = load_model(options.model, options.revision, not options.no_progress)
     data = load_data(options)
     config, partition = model.config, data.partition
     check_labels(config, data, options.allow_other_labels)
-    trained = run_report(options.model, options.revision)
+    trained = read_run_report(options.model, options.revision)
     check_split(trained, data, options.allow_other_split)
     if options.no_images:
         processor.use_images = False
@@ -113,10 +123,10 @@ def run(options: argparse.Namespace) -> None:
     scores = {split: evaluator.evaluate(split) for split in SPLITS if split in options.splits}
     if not evaluator.accelerator.is_main_process:
         return
-    missing = what_is_missing(model, data, evaluator.use_images)
+    missing = find_limitations(model, data, evaluator.use_images)
     for sentence in missing:
         print(f"{options.program}: {sentence}", file=sys.stderr)
-    report = describe(options, data, evaluator, scores, missing)
+    report = make_report(options, data, evaluator, scores, missing)
     write_json(options.output, report)
     print(f"Scores (%) of {options.model} on {data.report.source}, seed {options.split_seed}:")
     print(score_table(scores).replace("| method", "| split ", 1))
@@ -124,7 +134,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def check_labels(config: Any, data: Any, allowed: bool) -> None:
-    """Checks that task and seen labels of a model are those of the data.
+    """Checks that the task and the seen labels of a model are those of the data.
 
     Args:
         config: The model's config.
@@ -132,66 +142,70 @@ def check_labels(config: Any, data: Any, allowed: bool) -> None:
         allowed: Whether other seen labels are accepted.
 
     Raises:
-        ValueError: If the task is another, or the seen labels are others and that is not accepted.
+        ValueError: If the tasks differ, or the seen labels differ and this is not accepted.
     """
     if config.task != data.task:
         raise ValueError(
-            f"--model: trained for the task {config.task!r}, the data are of {data.task!r}"
+            f"--model: trained for the task {config.task!r}, but the task of the data is "
+            f"{data.task!r}"
         )
     if allowed:
         return
-    how = "(--allow-other-labels scores all the same; the result is not generalized zero-shot then)"
+    hint = (
+        "(--allow-other-labels evaluates anyway, but the result is then not generalized zero-shot)"
+    )
     if config.seen_labels is None:
         raise ValueError(
-            f"--model: its config names no seen labels, expected those of the data {how}"
+            f"--model: the config contains no seen labels, expected those of the data {hint}"
         )
-    model, here = set(config.seen_labels), set(data.partition.seen)
-    if model != here:
+    of_model, of_data = set(config.seen_labels), set(data.partition.seen)
+    if of_model != of_data:
         raise ValueError(
-            f"--model: its seen labels are not those of the data: only the model has "
-            f"{_some(model - here)}, only the data {_some(here - model)}; expected the same data, "
-            f"--split-seed, --counts or --partition as in training {how}"
+            f"--model: the seen labels are not those of the data: only the model has "
+            f"{_list_names(of_model - of_data)}, only the data have "
+            f"{_list_names(of_data - of_model)}; expected the same data, --split-seed, --counts or "
+            f"--partition as in training {hint}"
         )
 
 
 def check_split(trained: dict[str, Any] | None, data: Any, allowed: bool) -> None:
-    """Checks that data which a model was trained on are split as they were then.
+    """Checks that the training data of a model are split as they were in training.
 
     Args:
-        trained: The model's own report, or None if there is none.
+        trained: The report of the training run, or None if there is none.
         data: The data.
         allowed: Whether another split is accepted.
 
     Raises:
-        ValueError: If the split is another and that is not accepted.
+        ValueError: If the splits differ and this is not accepted.
     """
-    then = (trained or {}).get("data", {})
-    if allowed or then.get("source") != data.report.source:
+    training_data = (trained or {}).get("data", {})
+    if allowed or training_data.get("source") != data.report.source:
         return
-    before, now = then.get("settings", {}), data.report.settings
+    before, now = training_data.get("settings", {}), data.report.settings
     for name in ("seed", "protocol_version", "group_by", "partition"):
         if before.get(name) != now.get(name):
             raise ValueError(
-                f"--model: trained on the same source with another split ({name}: "
-                f"{_short(before.get(name))} then, {_short(now.get(name))} now), so that scored "
-                "samples may have been trained on; expected the same (--allow-other-split scores "
-                "all the same)"
+                f"--model: trained on the same source with another split ({name}: got "
+                f"{_shorten(now.get(name))}, in training {_shorten(before.get(name))}), so that "
+                "evaluation samples may have been training samples; expected the same split "
+                "(--allow-other-split evaluates anyway)"
             )
 
 
-def what_is_missing(model: Any, data: Any, images_used: bool) -> list[str]:
-    """Says what the scores had to do without, a sentence each."""
+def find_limitations(model: Any, data: Any, images_used: bool) -> list[str]:
+    """Lists what limits the scores, such as missing images, one sentence each."""
     config, report, found = model.config, data.report, []
     images = report.images
     absent = {name: images.get(name, 0) for name in ("missing", "unreadable", "none")}
     if config.vision_config is None:
         if images.get("found", 0):
-            found.append(f"pictures: the model is of text alone, {images['found']:,} are not used")
+            found.append(f"images: {images['found']:,} not used, the model reads text only")
     elif not images_used:
-        found.append("pictures: none was used, though the model takes them")
+        found.append("images: not used, although the model reads them")
     elif any(absent.values()):
         counts = ", ".join(f"{count:,} {name}" for name, count in absent.items() if count)
-        found.append(f"pictures: of {report.records_out:,} records {counts}")
+        found.append(f"images: {counts} for {report.records_out:,} records")
     if report.records_left_out:
         found.append(f"records: {report.records_left_out:,} of {report.records_in:,} left out")
     other = [
@@ -202,36 +216,34 @@ def what_is_missing(model: Any, data: Any, images_used: bool) -> list[str]:
     if other:
         name = other[0]
         found.append(
-            f"label texts: {len(other)} seen labels are shown otherwise than in training, such as "
-            f"{name!r} by {data.label_texts.get(name, name)!r} instead of {config.text_of(name)!r} "
+            f"label texts: {len(other)} seen labels have other texts than in training, such as "
+            f"{name!r}: {data.label_texts.get(name, name)!r} instead of {config.text_of(name)!r} "
             "(--label-text)"
         )
-    if not getattr(
-        model, "uses_generator_labels", True
-    ):  # unseen names have no part in its training
+    if not getattr(model, "uses_generator_labels", True):  # trained without unseen names
         return found
-    met = set(config.generator_labels or ())
+    known = set(config.generator_labels or ())
     if config.generator_labels is None:
-        found.append("generator: the model's config does not say which unseen labels it knew")
-    elif strange := set(data.partition.test_unseen) - met:
+        found.append("generator: the model's config does not list the unseen labels it was given")
+    elif unknown := set(data.partition.test_unseen) - known:
         found.append(
-            f"generator: of {len(data.partition.test_unseen)} test-unseen labels {len(strange)} "
-            "were not known in training"
+            f"generator: {len(unknown)} of {len(data.partition.test_unseen)} test-unseen labels "
+            "were unknown in training"
         )
     return found
 
 
-def describe(
+def make_report(
     options: argparse.Namespace,
     data: Any,
     evaluator: Any,
     scores: dict[str, Any],
     missing: list[str],
 ) -> dict[str, Any]:
-    """Makes the content of the report."""
+    """Makes the content of the JSON report."""
     from modeling_hmgrl.reports.run_report import describe_run  # noqa: PLC0415 - takes seconds
 
-    from .model_loading import commit_of, method_name  # noqa: PLC0415
+    from .model_loading import commit_hash, method_name  # noqa: PLC0415
 
     config = evaluator.model.config
     report = describe_run(
@@ -244,7 +256,7 @@ def describe(
         model={
             "name": options.model,
             "revision": options.revision,
-            "commit": commit_of(options.model, options.revision),
+            "commit": commit_hash(options.model, options.revision),
             "seen_labels": config.seen_labels,
             "generator_labels": config.generator_labels,
         },
@@ -259,10 +271,10 @@ def describe(
     return report
 
 
-def _some(names: set[str]) -> str:
-    return f"{sorted(names)[:5]}{' and further' if len(names) > 5 else ''}" if names else "none"
+def _list_names(names: set[str]) -> str:
+    return f"{sorted(names)[:5]}{' and others' if len(names) > 5 else ''}" if names else "none"
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 100 else text[:99] + "…"

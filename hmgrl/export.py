@@ -1,4 +1,4 @@
-"""Writes a trained model of HMGRL as ONNX, to be run without torch."""
+"""Export a trained HMGRL model to ONNX, to run it without torch."""
 
 import argparse
 from pathlib import Path
@@ -14,20 +14,25 @@ example:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     add_model_arguments(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument(
-        "--quantize", action="store_true", help="weights of linear layers as 8-bit integers"
+        "--out", type=Path, required=True, metavar="FOLDER", help="folder to write the model to"
+    )
+    parser.add_argument(
+        "--quantize",
+        action="store_true",
+        help="quantize the weights of linear layers to 8-bit integers",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Exports and prints the files written.
+    """Exports the model and prints the written files.
 
     Raises:
         UsageError: If the target is a file.
-        ValueError: If the model cannot be exported or is too large, or the target holds a model.
-        OSError: If there is no such model, or the folder cannot be written.
-        ImportError: If a library that is needed is not installed.
+        ValueError: If the model cannot be exported or is too large, or the target folder contains
+            a model of torch.
+        OSError: If the model does not exist, or the folder cannot be written.
+        ImportError: If a required library is not installed.
     """
     out = options.out.expanduser()
     if out.exists() and not out.is_dir():

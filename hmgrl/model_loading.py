@@ -1,4 +1,4 @@
-"""Loads a trained model from a folder or the Hub."""
+"""Loads trained models, their reports and label files."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig
 from transformers.utils import logging
 
-from dataset_scripts.files import without_repeats
+from dataset_scripts.files import reject_repeated_keys
 from dataset_scripts.schema import show
 from modeling_hmgrl import HMGRLProcessor, ZeroShotTypingPipeline
 from modeling_hmgrl.baselines import METHODS
@@ -23,19 +23,19 @@ from .arguments import UsageError
 def load_model(
     name: str, revision: str | None = None, show_progress: bool = True
 ) -> tuple[Any, HMGRLProcessor]:
-    """Loads a model of any method and its processor; code beside the weights is never run.
+    """Loads a model of any method and its processor; code stored with the model is never executed.
 
     Args:
-        name: Folder of a training run, or name on the Hub.
+        name: Folder of a training run, or name of a model on the Hub.
         revision: Branch, tag or commit on the Hub.
-        show_progress: Whether the libraries show progress bars, from here on.
+        show_progress: Whether the libraries show progress bars; applies to the whole process.
 
     Returns:
         The model in evaluation mode, and its processor.
 
     Raises:
-        OSError: If there is no such model, or it cannot be reached.
-        ValueError: If it is a model of another kind, or its weights are damaged or not all there.
+        OSError: If the model does not exist or the Hub cannot be reached.
+        ValueError: If the model has another type, or its weights are damaged or incomplete.
     """
     if not show_progress:
         logging.disable_progress_bar()
@@ -43,28 +43,33 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        place = "folder" if Path(name).is_dir() else "local folder, nor found on the Hub"
-        raise OSError(f"--model {name}: no {place} with a model ({error})") from error
+        found = (
+            "the folder contains no model"
+            if Path(name).is_dir()
+            else "neither a local folder nor a model on the Hub"
+        )
+        raise OSError(f"--model {name}: {found} ({error})") from error
     methods = {method.config_class: method for method in METHODS.values()}
     method: Any = methods.get(type(config))
     if method is None:
         known = ", ".join(repr(kind.model_type) for kind in methods)
         raise ValueError(
-            f"--model {name}: a model of the type {config.model_type!r}, expected one of {known}"
+            f"--model {name}: got a model of type {config.model_type!r}, expected one of {known}"
         )
     try:
-        model, found = method.from_pretrained(name, revision=revision, output_loading_info=True)
+        model, info = method.from_pretrained(name, revision=revision, output_loading_info=True)
     except SafetensorError as error:
-        raise ValueError(f"--model {name}: its weights are damaged ({error})") from error
-    if missing := sorted(found["missing_keys"]):  # the library would make them up
+        raise ValueError(f"--model {name}: the weights are damaged ({error})") from error
+    if missing := sorted(info["missing_keys"]):  # transformers initialises them at random
         raise ValueError(
-            f"--model {name}: {len(missing)} weights are not in its files, such as {missing[0]}"
+            f"--model {name}: {len(missing)} weights are missing from its files, such as "
+            f"{missing[0]}"
         )
     return model.eval(), HMGRLProcessor.from_pretrained(name, revision=revision)
 
 
 def method_name(config: Any) -> str:
-    """Name of a model's method, as ``--method`` takes it, by its config."""
+    """Returns the name of the method, as in ``--method``, that a model's config belongs to."""
     return next(name for name, method in METHODS.items() if method.config_class is type(config))
 
 
@@ -74,71 +79,74 @@ def load_pipeline(
     """Loads a model as a pipeline.
 
     Args:
-        name: As for :func:`load_model`, likewise the revision.
+        name: Folder of a training run, or name of a model on the Hub.
         revision: Branch, tag or commit on the Hub.
-        device: Device; an accelerator if None and there is one.
-        show_progress: Whether the libraries show progress bars, from here on.
+        device: Device; None selects an accelerator if there is one.
+        show_progress: Whether the libraries show progress bars; applies to the whole process.
 
     Raises:
-        UsageError: If there is no such device.
-        OSError: As :func:`load_model`.
-        ValueError: As :func:`load_model`.
+        UsageError: If the device is not available.
+        OSError: See :func:`load_model`.
+        ValueError: See :func:`load_model`.
     """
     if device is not None:
         try:
             torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:  # unknown, absent, or not compiled in
+        except (
+            RuntimeError,
+            AssertionError,
+        ) as error:  # unknown, absent, or not compiled in
             raise UsageError(f"--device {device}: {str(error).splitlines()[0]}") from error
     model, processor = load_model(name, revision, show_progress)
     return ZeroShotTypingPipeline(model, processor, device=device)
 
 
 def read_labels(path: Path) -> list[str] | dict[str, str]:
-    """Reads labels to choose from.
+    """Reads the labels to choose from.
 
     Args:
-        path: A file whose name ends in .json, with a list of labels or an object of label:
-            description; or a text file with a label a line, blank lines aside.
+        path: A .json file with a list of labels or an object that maps labels to descriptions, or
+            a text file with one label per line; blank lines are ignored.
 
     Raises:
-        ValueError: If it holds something else, or no label.
-        OSError: If it cannot be read.
+        ValueError: If the file is invalid or contains no label.
+        OSError: If the file cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() != ".json":
             found: Any = [line.strip() for line in text.split("\n") if line.strip()]
         else:
-            found = json.loads(text, object_pairs_hook=without_repeats)
-    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a label twice
+            found = json.loads(text, object_pairs_hook=reject_repeated_keys)
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or a repeated label
         raise ValueError(f"--labels-file {path}: {error}") from error
     if not isinstance(found, list | dict) or not found:
         raise ValueError(
             f"--labels-file {path}: got {show(found)}, expected at least one label: a JSON list, a "
-            "JSON object of label: description, or a text file with a label a line"
+            "JSON object that maps labels to descriptions, or a text file with one label per line"
         )
     return found
 
 
-def commit_of(name: str, revision: str | None = None) -> str | None:
-    """Returns the commit of a model on the Hub, None for a folder."""
+def commit_hash(name: str, revision: str | None = None) -> str | None:
+    """Returns the commit hash of a model on the Hub, or None for a local folder."""
     if Path(name).is_dir():
         return None
     return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
 
 
-def run_report(name: str, revision: str | None = None) -> dict[str, Any] | None:
-    """Reads the report that training left beside a model.
+def read_run_report(name: str, revision: str | None = None) -> dict[str, Any] | None:
+    """Reads the report that training stored with a model.
 
     Args:
-        name: Folder of a training run, or name on the Hub.
+        name: Folder of a training run, or name of a model on the Hub.
         revision: Branch, tag or commit on the Hub.
 
     Returns:
         The report, or None if there is none.
 
     Raises:
-        ValueError: If it is no JSON object.
+        ValueError: If the report is not a JSON object.
         OSError: If the Hub cannot be reached.
     """
     path = Path(name) / "report.json"

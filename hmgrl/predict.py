@@ -1,10 +1,10 @@
-"""Types mentions, or names relations: JSON Lines in, JSON Lines out.
+"""Predict entity types or relations for JSON Lines.
 
-A line of the input is an object with the fields `text`, `mention` or `spans`, and perhaps
-`occurrence`, `image` (a path inside --image-dir) and `labels`; its other fields are passed through,
-so that records of a data set can be given as they are. A line of the output is the line of the
-input with the field `prediction`: the best labels with scores and probabilities (six digits). Blank
-lines are left out and counted. Memory does not grow with the input.
+Each input line is a JSON object with the fields `text` and `mention` or `spans`, and optionally
+`occurrence`, `image` (a path inside --image-dir) and `labels`. Other fields are passed through, so
+records of a data set can be used unchanged. Each output line is the input line with the additional
+field `prediction`, which contains the best labels with their scores and probabilities (six
+significant digits). Blank lines are skipped. Memory use does not depend on the length of the input.
 """
 
 import argparse
@@ -17,120 +17,135 @@ from .arguments import (
     UsageError,
     add_model_arguments,
     existing_folder,
-    positive,
+    positive_integer,
 )
 from .distributed import Processes
 
 EXAMPLES = """\
 examples:
-  hmgrl predict --model runs/sample --input lines.jsonl --output answers.jsonl
+  hmgrl predict --model runs/sample --input lines.jsonl --output predictions.jsonl
   echo '{"text": "Ada plays the lute", "mention": "lute"}' | hmgrl predict --model user/name \\
     --labels instrument food animal
-  hmgrl predict --model runs/sample --input lines.jsonl --output answers.jsonl --resume \\
+  hmgrl predict --model runs/sample --input lines.jsonl --output predictions.jsonl --resume \\
     --on-error skip
   accelerate launch -m hmgrl predict --model runs/sample --input lines.jsonl \\
-    --output answers.jsonl --labels-file labels.json --label-cache labels
+    --output predictions.jsonl --labels-file labels.json --label-cache labels
 
-A run that was stopped, even killed, goes on with --resume, and ends in the file that an undisturbed
-run writes, to the byte (on the same machine and number of threads, and where records bring no
-labels of their own). The input may have changed after the lines that were answered, not before.
-Several processes share the lines and write the same file as one.
+resuming:
+  An interrupted run, even a killed one, is resumed with --resume and then produces the same file,
+  byte for byte, as an uninterrupted run (on the same machine with the same number of threads, and
+  if records contain no labels of their own). Lines that were already processed must not have
+  changed. Several processes share the input and write the same file as a single one.
 
-From the standard input lines are answered --batch-size at a time; with 1 (and --num-workers 0) each
-as it comes.
+standard input:
+  Lines are processed --batch-size at a time. With --batch-size 1 and --num-workers 0, each line is
+  processed as soon as it arrives.
 
-exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but for the lines that --on-error skip left (0
-on several processes, whose launcher would take it for a failure), 130 stopped by Ctrl-C
+exit codes:
+  0    success
+  1    the run failed
+  2    wrong usage
+  3    success, except for invalid lines that --on-error skip marked (0 with several processes,
+       since their launcher would report a failure)
+  130  interrupted by Ctrl-C
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     add_model_arguments(parser)
-    add = parser.add_argument_group("lines").add_argument
-    add("--input", default="-", metavar="FILE", help="JSON Lines; - is the standard input")
-    add("--output", default="-", metavar="FILE", help="JSON Lines; - is the standard output")
+    add = parser.add_argument_group("input and output").add_argument
+    add("--input", default="-", metavar="FILE", help="JSON Lines file, or - for standard input")
+    add("--output", default="-", metavar="FILE", help="JSON Lines file, or - for standard output")
     add(
         "--image-dir",
         type=existing_folder,
         metavar="FOLDER",
-        help="folder of the pictures; by default that of the input",
+        help="folder of the images (default: folder of the input file)",
     )
-    add("--no-images", action="store_true", help="leave pictures out")
+    add("--no-images", action="store_true", help="ignore images")
     add(
         "--image-hosts",
         nargs="+",
         default=[],
         metavar="HOST",
-        help="hosts from which pictures given by their address are fetched, as example.org or "
-        "example.org:8080; none by default",
+        help="hosts from which images given by URL may be fetched, such as example.org or "
+        "example.org:8080 (default: none)",
     )
     add(
         "--on-error",
         choices=("fail", "skip"),
         default="fail",
-        help="stop at the first bad line, or write it with the field `error` and go on",
+        help="stop at the first invalid line, or write it with the field `error` and continue",
     )
-    add("--resume", action="store_true", help="go on with the output of a run that was stopped")
-    add("--overwrite", action="store_true", help="replace the output")
+    add("--resume", action="store_true", help="continue the output of an interrupted run")
+    add("--overwrite", action="store_true", help="replace an existing output")
     labels = parser.add_argument_group("labels")
     choice = labels.add_mutually_exclusive_group()
     choice.add_argument(
         "--labels",
         nargs="+",
         metavar="LABEL",
-        help="labels to choose from; by default those that the model knows from training. A "
-        "record's own go before",
+        help="labels to choose from, unless a record contains its own (default: labels known from "
+        "training)",
     )
     choice.add_argument(
         "--labels-file",
         type=Path,
         metavar="FILE",
-        help="the same from a file: .json, a list or an object of label: description; else one a "
-        "line",
+        help="file of labels: a .json list, a .json object that maps labels to descriptions, or "
+        "text with one label per line",
     )
     labels.add_argument(
         "--seen",
         nargs="*",
         metavar="LABEL",
-        help="labels that were seen in training, whose scores gamma is taken off; by default those "
-        "of the model",
+        help="labels seen in training, from whose scores gamma is subtracted (default: those of "
+        "the model)",
     )
     labels.add_argument(
         "--top-k",
-        type=lambda text: None if text == "all" else positive(text),
+        type=lambda text: None if text == "all" else positive_integer(text),
         default=5,
         metavar="N",
-        help="labels returned, or `all`",
+        help="number of labels to return, or `all`",
     )
     labels.add_argument(
         "--label-cache",
         type=Path,
         metavar="FOLDER",
-        help="where label vectors are kept for the next time",
+        help="folder in which label vectors are cached between runs",
     )
     add = parser.add_argument_group("run").add_argument
-    add("--batch-size", type=positive, default=32, metavar="N", help="lines encoded at once")
+    add(
+        "--batch-size",
+        type=positive_integer,
+        default=32,
+        metavar="N",
+        help="number of lines in a batch",
+    )
     add(
         "--num-workers",
         type=int,
         metavar="N",
-        help="threads that open pictures ahead; by default none on a CPU, up to 8 beside a GPU",
+        help="number of threads that load images in advance (default: 0 on a CPU, up to 8 with a "
+        "GPU)",
     )
-    add("--device", help="cpu, cuda, cuda:1, ...; by default a GPU if there is one")
-    add("--no-progress", action="store_true", help="show no progress bars")
+    add("--device", help="device, such as cpu, cuda or cuda:1 (default: a GPU if available)")
+    add("--no-progress", action="store_true", help="disable progress bars")
 
 
 def check_usage(options: argparse.Namespace, processes: int) -> None:
-    """Checks that options go together.
+    """Checks that the options are compatible.
 
     Raises:
-        UsageError: Naming those that do not.
+        UsageError: If options contradict each other.
+        OSError: If the input does not exist or is a folder.
     """
     if options.resume and options.overwrite:
         raise UsageError("--resume, --overwrite: expected at most one of them")
     if options.output == "-" and (options.resume or options.overwrite):
-        raise UsageError("--resume, --overwrite: expected with --output FILE")
+        raise UsageError("--resume, --overwrite: require --output FILE")
     if options.num_workers is not None and options.num_workers < 0:
         raise UsageError(f"--num-workers: got {options.num_workers}, expected 0 or more")
     if options.input != "-" and not Path(options.input).exists():
@@ -139,36 +154,36 @@ def check_usage(options: argparse.Namespace, processes: int) -> None:
         raise IsADirectoryError(f"--input {options.input}: is a folder, expected a file")
     names = [name for name in (options.input, options.output) if name != "-"]
     if len(names) == 2 and Path(names[1]).exists() and Path(names[0]).samefile(names[1]):
-        raise UsageError("--output: is the input, expected another file")
+        raise UsageError("--output: same file as --input, expected another file")
     if processes > 1:
         if options.output == "-" or not Path(options.input).is_file():
-            raise UsageError("--input, --output: expected files where several processes share them")
+            raise UsageError("--input, --output: expected files when several processes share them")
         if options.device not in (None, "cpu"):
-            raise UsageError("--device: expected none, or cpu, where several processes share them")
+            raise UsageError("--device: expected none, or cpu, with several processes")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Predicts.
+    """Predicts the input and writes the output.
 
     Returns:
         The exit code.
 
     Raises:
-        UsageError: If options do not go together.
-        ValueError: Naming file, line, field and what was expected; or if the output is of another
-            run.
-        OSError: If model or files are absent, or the output cannot be written.
+        UsageError: If options contradict each other.
+        ValueError: If a line is invalid (the message names file, line, field and what was
+            expected), or the output belongs to another run.
+        OSError: If the model or a file does not exist, or the output cannot be written.
     """
-    processes = Processes.started(cpu=options.device == "cpu")
+    processes = Processes.join(cpu=options.device == "cpu")
     check_usage(options, processes.count)
     from .predict_output import check_target  # noqa: PLC0415 - takes a second
 
     if options.output != "-":
-        options.interrupted = "The same command with --resume goes on."
+        options.interrupted = "Run the same command with --resume to continue."
         if processes.is_main:
             check_target(Path(options.output), processes.count, options.resume, options.overwrite)
     from .model_loading import load_pipeline, read_labels  # noqa: PLC0415 - takes seconds, like this
-    from .predict_job import Job  # noqa: PLC0415
+    from .predict_job import PredictionJob  # noqa: PLC0415
 
     labels = options.labels if options.labels_file is None else read_labels(options.labels_file)
     pipe = load_pipeline(
@@ -177,11 +192,11 @@ def run(options: argparse.Namespace) -> int:
         options.device if processes.state is None else processes.state.device,
         show_progress=processes.is_main and not options.no_progress,
     )
-    job = Job(options, processes, pipe, labels)
+    job = PredictionJob(options, processes, pipe, labels)
     job.encode_labels()
-    processes.wait()  # until the main process has seen to what was there before
-    progress = job.finished_before() or job.run()
-    processes.leave()
+    processes.wait()  # until the main process has checked, or removed, an earlier output
+    progress = job.completed_progress() or job.run()
+    processes.shutdown()
     if not processes.is_main:
         return DONE
     print(f"{options.program}: {job.summary(progress)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Lines of JSON, in and out: read one by one in bounded memory, checked, answered."""
+"""Reads and checks JSON Lines in bounded memory, and formats the lines of the output."""
 
 import hashlib
 import json
@@ -9,13 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dataset_scripts.files import without_repeats
+from dataset_scripts.files import reject_repeated_keys
 from dataset_scripts.images import picture_path
 from dataset_scripts.schema import Place, RecordError, show
 from dataset_scripts.sources.tables import MAX_LINE_BYTES
 
-ANSWERS = ("prediction", "error")
-"""Fields that an answer adds to a record."""
+OUTPUT_FIELDS = ("prediction", "error")
+"""Fields of which the output adds one to each record."""
 
 _BOM = b"\xef\xbb\xbf"
 _MAX_ERROR = 500
@@ -23,15 +23,15 @@ _INPUT = re.compile(r"inputs\[\d+\](?:\.(\w+))?")
 
 
 class LineReader:
-    """Reads lines that are not blank, and knows how far it came.
+    """Iterates over the non-blank lines of a stream and tracks its position.
 
     Args:
-        stream: Where the bytes come from.
-        name: Name of the file, for errors.
+        stream: Binary stream to read.
+        name: Name of the file in error messages.
 
     Attributes:
-        lines: Lines read so far, blank ones too.
-        blank: Blank ones among them.
+        lines: Number of lines read so far, including blank ones.
+        blank: Number of blank lines among them.
     """
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
@@ -40,13 +40,13 @@ class LineReader:
 
     @property
     def digest(self) -> str:
-        """Hash of all lines read so far."""
+        """SHA-256 of all lines read so far."""
         return self._hash.hexdigest()
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        """Yields number and bytes of the lines that are not blank, from where it stands.
+        """Yields the number and the bytes of each non-blank line from the current position on.
 
-        A line longer than `MAX_LINE_BYTES` is cut to one byte more.
+        A line longer than `MAX_LINE_BYTES` is truncated to one byte more than that.
         """
         while raw := self._next():
             if raw.strip():
@@ -65,33 +65,33 @@ class LineReader:
         return raw.removeprefix(_BOM) if self.lines == 1 else raw
 
     def skip(self, lines: int, digest: str) -> None:
-        """Passes over lines that were answered before.
+        """Skips lines that an earlier run has processed.
 
         Args:
-            lines: Their number.
-            digest: Their hash.
+            lines: Number of these lines.
+            digest: Their hash, as :attr:`digest`.
 
         Raises:
-            ValueError: If they are not the same lines any more.
+            ValueError: If the lines have changed since.
         """
         while self.lines < lines and (raw := self._next()):
             self.blank += not raw.strip()
         if self.lines < lines or self.digest != digest:
             raise ValueError(
-                f"{self.name}: its first {lines:,} lines are not those that were answered, "
-                "expected the same input; --overwrite begins anew"
+                f"{self.name}: the first {lines:,} lines differ from those already processed; "
+                "expected the same input, or --overwrite to start over"
             )
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Lines that are answered together.
+    """Lines that are processed together.
 
     Attributes:
-        index: Number of the chunk in the input.
-        rows: Line number and bytes of each; none if the chunk is another process's.
-        lines: Lines of the input up to its end.
-        digest: Hash of all of them.
+        index: Index of the chunk in the input.
+        rows: Number and bytes of each non-blank line.
+        lines: Number of input lines up to the end of the chunk.
+        digest: Hash of all of these.
     """
 
     index: int
@@ -100,20 +100,23 @@ class Chunk:
     digest: str
 
 
-def chunks(
-    reader: LineReader, size: int, first: int = 0, mine: Callable[[int], bool] = lambda _: True
+def iterate_chunks(
+    reader: LineReader,
+    size: int,
+    first: int = 0,
+    is_assigned: Callable[[int], bool] = lambda _: True,
 ) -> Iterator[Chunk]:
-    """Cuts the lines that follow into chunks.
+    """Divides the remaining lines into chunks and yields those assigned to this process.
 
     Args:
         reader: The lines.
-        size: Lines of a chunk; the last has fewer.
-        first: Number of the first chunk.
-        mine: Whether the chunk of a number is wanted.
+        size: Number of lines in a chunk; the last one may have fewer.
+        first: Index of the first chunk.
+        is_assigned: Whether the chunk of an index is assigned to this process.
     """
     rows, index = iter(reader), first
     while True:
-        wanted = mine(index)
+        wanted = is_assigned(index)
         part, count = [], 0
         for row in islice(rows, size):
             count += 1
@@ -127,16 +130,16 @@ def chunks(
 
 
 def count_lines(path: Path) -> int:
-    """Counts the lines of a file that are not blank."""
+    """Counts the non-blank lines of a file."""
     with path.open("rb") as stream:
         return sum(1 for _ in LineReader(stream, path.name))
 
 
-def text_of(raw: bytes, place: Place) -> str:
+def decode_line(raw: bytes, place: Place) -> str:
     """Decodes a line.
 
     Raises:
-        RecordError: If it is too long, or no UTF-8.
+        RecordError: If it is too long or not UTF-8.
     """
     if len(raw) > MAX_LINE_BYTES:
         expected = f"a line of at most {MAX_LINE_BYTES} bytes"
@@ -148,71 +151,73 @@ def text_of(raw: bytes, place: Place) -> str:
         raise RecordError(place, "(line)", "UTF-8", found, "not UTF-8") from None
 
 
-def record_of(text: str, place: Place) -> dict[str, Any]:
+def parse_record(text: str, place: Place) -> dict[str, Any]:
     """Parses a line.
 
     Raises:
-        ValueError: If it is no JSON object, names a field twice, or has a field of an answer.
+        ValueError: If it is not a JSON object, repeats a field, or has a field of the output.
     """
     try:
-        record = json.loads(text, object_pairs_hook=without_repeats, parse_constant=_no_constant)
+        record = json.loads(
+            text, object_pairs_hook=reject_repeated_keys, parse_constant=_no_constant
+        )
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{place}, column {error.pos + 1}: expected one JSON object, got: {error.msg}"
         ) from None
-    except (ValueError, RecursionError) as error:  # a field twice, a number or nesting too large
+    except (ValueError, RecursionError) as error:  # repeated field, number or nesting too large
         raise ValueError(f"{place}: expected one JSON object, got: {error}") from None
     if not isinstance(record, dict):
         raise RecordError(place, "(record)", "a JSON object", show(record), "not an object")
-    for name in ANSWERS:
+    for name in OUTPUT_FIELDS:
         if name in record:
-            expected = "no such field, as the answer stands there"
-            raise RecordError(place, name, expected, show(record[name]), "of an answer")
+            expected = "no such field, since the output adds it"
+            raise RecordError(place, name, expected, show(record[name]), "field of the output")
     return record
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name}, which JSON does not know")
+    raise ValueError(f"{name}, which is not valid JSON")
 
 
-def query_of(
+def make_input(
     record: Mapping[str, Any],
     place: Place,
     fields: Collection[str],
     image_dir: Path | None,
     image_hosts: Collection[str],
 ) -> dict[str, Any]:
-    """Takes from a record what the pipeline reads.
+    """Selects the fields of a record that the pipeline reads.
 
     Args:
         record: The record.
-        place: Where it was read.
-        fields: Names of the fields that are read.
-        image_dir: Folder of the pictures, or None.
-        image_hosts: Hosts from which pictures are fetched.
+        place: File and line of the record.
+        fields: Names of the fields that the pipeline reads.
+        image_dir: Folder of the images, or None.
+        image_hosts: Hosts from which images may be fetched.
 
     Returns:
-        The fields; the picture as a path inside its folder, or an address.
+        The fields; the image as a path inside its folder, or as a URL.
 
     Raises:
-        RecordError: If there is no picture folder, or the picture is not inside it.
+        RecordError: If there is no image folder, or the image is not inside it.
     """
-    query = {name: value for name, value in record.items() if name in fields}
-    image = query.get("image")
+    values = {name: value for name, value in record.items() if name in fields}
+    image = values.get("image")
     if image is None or (image_hosts and isinstance(image, str) and "://" in image):
-        return query
+        return values
     if image_dir is None:
-        expected = "a picture folder (--image-dir) for pictures that are named"
-        raise RecordError(place, "image", expected, "none", "no picture folder")
-    return query | {"image": str(picture_path(image, image_dir, place))}
+        expected = "an image folder (--image-dir) for records that name an image"
+        raise RecordError(place, "image", expected, "none", "no image folder")
+    return values | {"image": str(picture_path(image, image_dir, place))}
 
 
-def placed(error: str, place: Place) -> str:
-    """Names line and field in an error of the pipeline, which counts its inputs.
+def locate_error(error: str, place: Place) -> str:
+    """Replaces the input's index in an error of the pipeline by file, line and field.
 
     Args:
         error: The error, such as "inputs[3].spans: got ...".
-        place: Where the input was read.
+        place: File and line of the input.
     """
     if match := _INPUT.match(error):
         field = f", field {match[1]!r}" if match[1] else ""
@@ -222,29 +227,29 @@ def placed(error: str, place: Place) -> str:
     return error if len(error) <= _MAX_ERROR else error[: _MAX_ERROR - 1] + "…"
 
 
-def answered(text: str, answer: Mapping[str, Any]) -> bytes:
-    """Adds an answer to a line; what stood there stays as it was, to the byte.
+def add_fields(text: str, values: Mapping[str, Any]) -> bytes:
+    """Appends fields to a JSON object and leaves its other bytes unchanged.
 
     Args:
         text: The line, one JSON object.
-        answer: What is added.
+        values: The fields to append.
 
     Returns:
-        The line with its end.
+        The line, including its line end.
     """
     body = text[:-1].rstrip()
-    return encoded(answer, f"{body}{'' if body.lstrip() == '{' else ', '}")
+    return encode_line(values, f"{body}{'' if body.lstrip() == '{' else ', '}")
 
 
-def encoded(values: Mapping[str, Any], start: str = "{") -> bytes:
-    """Returns a JSON object as a line, whose opening brace may be replaced by other text."""
-    # Half a surrogate pair (a label's text may hold one) has no UTF-8, but JSON knows this escape.
+def encode_line(values: Mapping[str, Any], start: str = "{") -> bytes:
+    """Encodes a JSON object as a line; ``start`` may replace its opening brace."""
+    # A lone surrogate (a label's text may contain one) has no UTF-8 encoding, but a JSON escape.
     line = start + json.dumps(values, ensure_ascii=False, allow_nan=False)[1:] + "\n"
     return line.encode("utf-8", "backslashreplace")
 
 
-def rounded(prediction: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a prediction with six significant digits, what float32 is worth."""
+def round_prediction(prediction: Mapping[str, Any]) -> dict[str, Any]:
+    """Rounds scores and probabilities to six significant digits, the precision of float32."""
     numbers = {
         name: [float(f"{value:.6g}") for value in prediction[name]]
         for name in ("scores", "probabilities")

@@ -1,4 +1,4 @@
-"""The job of `hmgrl predict`: what it is given, and how far it comes."""
+"""Runs `hmgrl predict`: reads the input, predicts, and writes the output of one process."""
 
 import argparse
 import hashlib
@@ -23,36 +23,36 @@ from .distributed import Processes
 from .predict_input import (
     Chunk,
     LineReader,
-    answered,
-    chunks,
+    add_fields,
     count_lines,
-    encoded,
-    placed,
-    query_of,
-    record_of,
-    rounded,
-    text_of,
+    decode_line,
+    encode_line,
+    iterate_chunks,
+    locate_error,
+    make_input,
+    parse_record,
+    round_prediction,
 )
 from .predict_output import (
-    Answers,
+    PredictionWriter,
     Progress,
+    find_parts,
     merge,
     part_path,
-    parts_of,
     progress_path,
     read_progress,
 )
 
-# Names of unread fields that are kept for the note at the end.
-_MOST_NAMES = 10
+# Most names of unread fields that the summary lists.
+_MAX_NAMES = 10
 
 
-class Sized:
-    """An iterator whose length is known, which lets the pipeline look ahead.
+class SizedIterator:
+    """An iterator of known length, which lets the pipeline look ahead.
 
     Args:
         items: The items.
-        count: Their number.
+        count: Number of items.
     """
 
     def __init__(self, items: Iterator[Any], count: int) -> None:
@@ -66,15 +66,15 @@ class Sized:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How lines are read.
+class InputOptions:
+    """How input lines are read.
 
     Attributes:
-        name: Name of the input, for errors.
-        image_dir: Folder of the pictures, or None.
-        use_images: Whether pictures are read.
-        image_hosts: Hosts from which pictures are fetched.
-        needs_labels: Whether each record must bring its labels.
+        name: Name of the input in error messages.
+        image_dir: Folder of the images, or None.
+        use_images: Whether images are read.
+        image_hosts: Hosts from which images may be fetched.
+        needs_labels: Whether each record must contain its own labels.
     """
 
     name: str
@@ -85,125 +85,130 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class _Line:
-    """A line that waits for its answer; `chunk` is the one that it ends."""
+class _PendingLine:
+    """A line whose prediction is pending; `chunk` is set on the last line of a chunk."""
 
     place: Place
     text: str | None = None
-    query: dict[str, Any] | None = None
+    values: dict[str, Any] | None = None
     error: str | None = None
     chunk: Chunk | None = None
 
 
-class Answering:
-    """Reads lines, has them answered and writes the answers in order.
+class Predictor:
+    """Reads lines, predicts and writes the predictions in order.
 
     Args:
         pipe: The pipeline.
-        reading: How lines are read.
-        answers: Where answers go.
-        stop: Whether to stop at a bad line.
+        input_options: How lines are read.
+        writer: Writer of the predictions.
+        stop: Whether to stop at an invalid line.
 
     Attributes:
-        unread: Names of fields that were passed through, the first few.
+        unread: Names of the first few fields that the pipeline does not read.
     """
 
-    def __init__(self, pipe: Any, reading: Reading, answers: Answers, stop: bool) -> None:
-        self.pipe, self.reading, self.answers, self.stop = pipe, reading, answers, stop
+    def __init__(
+        self, pipe: Any, input_options: InputOptions, writer: PredictionWriter, stop: bool
+    ) -> None:
+        self.pipe, self.writer, self.stop = pipe, writer, stop
+        self.input_options = input_options
         self.unread: dict[str, None] = {}
-        self._waiting: deque[_Line] = deque()
+        self._pending: deque[_PendingLine] = deque()
 
     def run(self, chunks: Iterable[Chunk], count: int | None, **call: Any) -> Iterator[None]:
-        """Answers chunks, and yields after each line.
+        """Predicts chunks, and yields after each line.
 
         Args:
             chunks: The chunks.
-            count: Number of their lines, if it is known.
+            count: Number of lines in the chunks, if it is known.
             **call: Arguments of the pipeline's call.
 
         Raises:
-            ValueError: At a bad line, if that is wanted; the answers before it are written.
+            ValueError: At an invalid line, if ``stop`` is set; predictions before it are written.
         """
-        queries = self._queries(chunks)
-        inputs = queries if count is None else Sized(queries, count)
-        for answer in self.pipe(inputs, on_error="return", **call):
-            line = self._waiting.popleft()
+        values = self._inputs(chunks)
+        inputs = values if count is None else SizedIterator(values, count)
+        for prediction in self.pipe(inputs, on_error="return", **call):
+            line = self._pending.popleft()
             error = line.error
-            if error is None and "error" in answer:
-                error = placed(answer["error"], line.place)
+            if error is None and "error" in prediction:
+                error = locate_error(prediction["error"], line.place)
             if error is not None and self.stop:
-                self.answers.flush()
-                raise ValueError(f"{error} (--on-error skip goes on past bad lines)")
-            self.answers.write(_written(line, answer, error), error is not None)
+                self.writer.flush()
+                raise ValueError(f"{error} (use --on-error skip to continue past invalid lines)")
+            self.writer.write(_output_line(line, prediction, error), error is not None)
             if (chunk := line.chunk) is not None:
-                self.answers.commit(chunk.index + 1, chunk.lines, chunk.digest)
+                self.writer.commit(chunk.index + 1, chunk.lines, chunk.digest)
             yield
 
-    def _queries(self, chunks: Iterable[Chunk]) -> Iterator[dict[str, Any] | None]:
-        """What the pipeline is asked; None for a line that is bad already, to keep its place."""
+    def _inputs(self, chunks: Iterable[Chunk]) -> Iterator[dict[str, Any] | None]:
+        """Yields the pipeline's inputs; None for a line that is invalid, to preserve the order."""
         for chunk in chunks:
             for number, raw in chunk.rows:
                 last = number == chunk.rows[-1][0]
-                line = self._line(number, raw, chunk if last else None)
-                self._waiting.append(line)
-                yield line.query
+                line = self._read(number, raw, chunk if last else None)
+                self._pending.append(line)
+                yield line.values
 
-    def _line(self, number: int, raw: bytes, chunk: Chunk | None) -> _Line:
-        place, text, reading = Place(self.reading.name, number), None, self.reading
+    def _read(self, number: int, raw: bytes, chunk: Chunk | None) -> _PendingLine:
+        options = self.input_options
+        place, text = Place(options.name, number), None
         try:
-            line = text_of(raw, place)
-            record = record_of(line, place)
-            text = line  # from here on it can be answered within
-            if not reading.use_images:
+            line = decode_line(raw, place)
+            record = parse_record(line, place)
+            text = line  # from here on the error can be added to the record
+            if not options.use_images:
                 record.pop("image", None)
-            if reading.needs_labels and record.get("labels") is None:
-                expected = "labels, as neither --labels nor the model names any"
+            if options.needs_labels and record.get("labels") is None:
+                expected = "labels, since neither --labels nor the model defines any"
                 raise RecordError(place, "labels", expected, "none", "missing")
             self._note_unread(record)
-            query = query_of(record, place, FIELDS, reading.image_dir, reading.image_hosts)
+            values = make_input(record, place, FIELDS, options.image_dir, options.image_hosts)
         except ValueError as error:
-            return _Line(place, text, None, placed(str(error), place), chunk)
-        return _Line(place, text, query, None, chunk)
+            return _PendingLine(place, text, None, locate_error(str(error), place), chunk)
+        return _PendingLine(place, text, values, None, chunk)
 
     def _note_unread(self, record: dict[str, Any]) -> None:
         for name in record:
-            if name not in FIELDS and name not in IGNORED_FIELDS and len(self.unread) < _MOST_NAMES:
+            if name not in FIELDS and name not in IGNORED_FIELDS and len(self.unread) < _MAX_NAMES:
                 self.unread[name] = None
 
 
-def _written(line: _Line, answer: Any, error: str | None) -> bytes:
-    """The line of the output."""
+def _output_line(line: _PendingLine, prediction: Any, error: str | None) -> bytes:
+    """Formats one line of the output."""
     if line.text is None:  # no object to add the error to
-        return encoded({"line": line.place.line, "error": error})
-    return answered(
-        line.text, {"prediction": rounded(answer)} if error is None else {"error": error}
+        return encode_line({"line": line.place.line, "error": error})
+    return add_fields(
+        line.text,
+        {"prediction": round_prediction(prediction)} if error is None else {"error": error},
     )
 
 
-def lines_of(total: int, size: int, first: int, takes: Any) -> int:
-    """Counts the lines that a process has to answer.
+def count_assigned_lines(total: int, size: int, first: int, is_assigned: Any) -> int:
+    """Counts the lines that are assigned to a process.
 
     Args:
-        total: Lines of the input that are not blank.
-        size: Lines of a chunk.
-        first: First chunk that counts.
-        takes: Which chunks are the process's, by their number.
+        total: Number of non-blank lines of the input.
+        size: Number of lines in a chunk.
+        first: Index of the first chunk to count.
+        is_assigned: Whether the chunk of an index is assigned to the process.
     """
     starts = range(first * size, total, size)
-    return sum(min(size, total - start) for start in starts if takes(start // size))
+    return sum(min(size, total - start) for start in starts if is_assigned(start // size))
 
 
-class Job:
-    """Answers an input, with the share of this process.
+class PredictionJob:
+    """Predicts this process's share of an input.
 
     Args:
-        options: Those of the command.
-        processes: The processes.
+        options: Options of the command.
+        processes: The processes that share the input.
         pipe: The pipeline.
         labels: Labels to choose from, or None for those of the model.
 
     Raises:
-        ValueError: If the labels are none.
+        ValueError: If the labels are invalid.
     """
 
     def __init__(
@@ -216,7 +221,7 @@ class Job:
         self.options, self.processes, self.pipe, self.labels = options, processes, pipe, labels
         self.source = None if options.input == "-" else Path(options.input)
         self.output = None if options.output == "-" else Path(options.output)
-        # What comes down a pipe is answered a batch at a time, not held back to be sorted.
+        # Input from a pipe is predicted batch by batch: sorting by length would delay the output.
         self.is_file = self.source is not None and self.source.is_file()
         self.size = options.batch_size * (LOOKAHEAD if self.is_file else 1)
         config = pipe.model.config
@@ -224,16 +229,17 @@ class Job:
         name = "--labels" if options.labels_file is None else f"--labels-file {options.labels_file}"
         self.candidates = make_candidates(labels, config, name) if known else None
         self.choices = self._choices() if self.output else {}
-        self.blank, self.done, self.seconds = 0, 0, 0.0
+        self.blank, self.predicted, self.seconds = 0, 0, 0.0
         self.unread: list[str] = []
 
     def _choices(self) -> dict[str, Any]:
-        """All that the answers depend on, as JSON knows it."""
+        """Everything that the predictions depend on, as JSON values."""
         options, config = self.options, self.pipe.model.config
         labels = "those of each record"
         if self.candidates is not None:
-            said = json.dumps([self.candidates.names, self.candidates.texts]).encode()
-            labels = f"{len(self.candidates.names)} of hash {hashlib.sha256(said).hexdigest()[:16]}"
+            content = json.dumps([self.candidates.names, self.candidates.texts]).encode()
+            digest = hashlib.sha256(content).hexdigest()[:16]
+            labels = f"{len(self.candidates.names)} of hash {digest}"
         folder = self._image_dir()
         return {
             "model": self.pipe.label_cache.key(),
@@ -256,35 +262,35 @@ class Job:
         return self.source.parent  # type: ignore[union-attr]
 
     def encode_labels(self) -> None:
-        """Computes the vectors of the labels, or reads those that are kept.
+        """Computes the label vectors, or loads them from the label cache.
 
         Raises:
-            ValueError: If those that are kept are of another model.
-            OSError: If they cannot be kept.
+            ValueError: If the cache was written by another model.
+            OSError: If the cache cannot be written.
         """
         folder, cache = self.options.label_cache, self.pipe.label_cache
         if folder is not None and not self.processes.is_main:
-            self.processes.wait()  # what the main process computes is read
+            self.processes.wait()  # the main process computes the vectors, the others load them
         if folder is not None and (folder / TEXTS_NAME).is_file():
             cache.load(folder)
         if self.candidates is not None:
             show = self.processes.is_main and not self.options.no_progress
             known = len(cache)
             cache.vectors(self.candidates.texts, show_progress=show)
-            self._keep_labels(known)
+            self._save_label_cache(known)
         if folder is not None and self.processes.is_main:
             self.processes.wait()
 
-    def _keep_labels(self, known: int) -> None:
+    def _save_label_cache(self, known: int) -> None:
         folder, cache = self.options.label_cache, self.pipe.label_cache
         if folder is not None and self.processes.is_main and len(cache) > known:
             cache.save(folder)
 
-    def finished_before(self) -> Progress | None:
-        """Returns the progress of an output that is complete already, or None.
+    def completed_progress(self) -> Progress | None:
+        """Returns the progress of an output that is already complete, or None.
 
         Raises:
-            ValueError: If it is that of another input, or of other choices.
+            ValueError: If the output belongs to another input or to other options.
         """
         output, resume = self.output, self.options.resume
         if output is None or not resume or not progress_path(output).is_file():
@@ -296,13 +302,13 @@ class Job:
             self._check_end(reader)
             self.blank = reader.blank
         if self.processes.is_main:
-            for part in parts_of(output):  # left when the run was killed after it merged them
+            for part in find_parts(output):  # left behind if the run was killed after merging them
                 part.unlink()
         return progress
 
     @contextmanager
     def _reader(self, progress: Progress) -> Iterator[LineReader]:
-        """The input after the lines that are answered."""
+        """Opens the input after the lines that were already processed."""
         with ExitStack() as stack:
             stream, name = sys.stdin.buffer, "stdin"
             if self.source is not None:
@@ -316,64 +322,65 @@ class Job:
     def _check_end(reader: LineReader) -> None:
         if next(iter(reader), None) is not None:
             raise ValueError(
-                f"{reader.name}: has more lines than the {reader.lines - 1:,} that were answered "
-                "when the output was finished; --overwrite begins anew"
+                f"{reader.name}: has more lines than the {reader.lines - 1:,} of the finished "
+                "output; expected the same input, or --overwrite to start over"
             )
 
-    def _answers(self) -> Answers:
+    def _open_output(self) -> PredictionWriter:
         if self.output is None:
-            return Answers(sys.stdout.buffer, Progress())
+            return PredictionWriter(sys.stdout.buffer, Progress())
         path, processes = self.output, self.processes
         if processes.count > 1:
             path = part_path(path, processes.index, processes.count)
-        return Answers.open(path, self.choices, self.options.resume)
+        return PredictionWriter.open(path, self.choices, self.options.resume)
 
     def run(self) -> Progress:
-        """Answers what is left, and makes one file of all processes' parts.
+        """Predicts the remaining lines and merges the parts of all processes.
 
         Returns:
-            How far the whole is.
+            The progress of the whole output.
 
         Raises:
-            ValueError: At a bad line if that is wanted, or if the output cannot be gone on with.
+            ValueError: At an invalid line with `--on-error fail`, or if the output cannot be
+                resumed.
             OSError: If the output cannot be written.
         """
         begin, known = time.perf_counter(), len(self.pipe.label_cache)
-        answers = self._answers()
+        writer = self._open_output()
         try:
-            with self._reader(answers.progress) as reader:
-                if answers.progress.finished:
+            with self._reader(writer.progress) as reader:
+                if writer.progress.finished:
                     self._check_end(reader)
                 else:
-                    self._answer(reader, answers)
+                    self._predict(reader, writer)
                 self.blank = reader.blank
         finally:
-            answers.close()
-        self._keep_labels(known)
+            writer.close()
+        self._save_label_cache(known)
         self.processes.wait()
-        progress, count = answers.progress, self.processes.count
+        progress, count = writer.progress, self.processes.count
         if count > 1 and self.processes.is_main:
-            assert self.output is not None  # as was checked
+            assert self.output is not None  # ensured by check_usage
             progress = merge(self.output, count, self.size, self.choices)
         self.seconds = time.perf_counter() - begin
         return progress
 
-    def _answer(self, reader: LineReader, answers: Answers) -> None:
-        options, before, takes = self.options, answers.progress, self.processes.takes
+    def _predict(self, reader: LineReader, writer: PredictionWriter) -> None:
+        options, before, is_assigned = self.options, writer.progress, self.processes.is_assigned
         count = None
         if self.is_file:
             total = count_lines(self.source)  # type: ignore[arg-type]
-            count = lines_of(total, self.size, before.chunks, takes)
-        reading = Reading(
+            count = count_assigned_lines(total, self.size, before.chunks, is_assigned)
+        input_options = InputOptions(
             reader.name,
             self._image_dir(),
             not options.no_images,
             options.image_hosts,
             self.candidates is None,
         )
-        answering = Answering(self.pipe, reading, answers, options.on_error == "fail")
-        lines = answering.run(
-            chunks(reader, self.size, before.chunks, takes),
+        predictor = Predictor(self.pipe, input_options, writer, options.on_error == "fail")
+        lines = predictor.run(
+            iterate_chunks(reader, self.size, before.chunks, is_assigned),
             count,
             labels=self.labels,
             seen=options.seen,
@@ -391,23 +398,23 @@ class Job:
         )
         with bar:
             for _ in lines:
-                self.done += 1
+                self.predicted += 1
                 bar.update()
-        answers.commit(answers.progress.chunks, reader.lines, reader.digest, finished=True)
-        self.unread = list(answering.unread)
+        writer.commit(writer.progress.chunks, reader.lines, reader.digest, finished=True)
+        self.unread = list(predictor.unread)
 
     def summary(self, progress: Progress) -> str:
-        """Says in a line what came out."""
-        parts = [f"{progress.answered:,} lines answered"]
-        if before := progress.answered - self.done:
-            shared = self.processes.count > 1
-            parts.append(f"{before:,} of them by {'others or ' if shared else ''}earlier runs")
+        """Summarises the run in one line."""
+        parts = [f"{progress.answered:,} lines written"]
+        if before := progress.answered - self.predicted:
+            others = "other processes or " if self.processes.count > 1 else ""
+            parts.append(f"{before:,} of them by {others}earlier runs")
         if progress.bad:
-            parts.append(f"{progress.bad:,} of them bad, see their field `error`")
+            parts.append(f"{progress.bad:,} of them invalid, see their field `error`")
         if self.blank:
-            parts.append(f"{self.blank:,} blank ones left out")
-        if self.done:
-            parts.append(f"{self.done / self.seconds:,.1f} lines/s")
+            parts.append(f"{self.blank:,} blank lines skipped")
+        if self.predicted:
+            parts.append(f"{self.predicted / self.seconds:,.1f} lines/s")
         if self.unread:
             parts.append(f"fields passed through: {', '.join(map(repr, self.unread))}")
         return "; ".join(parts)

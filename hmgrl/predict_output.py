@@ -1,11 +1,12 @@
-"""The file of answers: a run that was stopped, even killed, goes on where it was.
+"""Writes predictions so that an interrupted run, even a killed one, can be resumed.
 
-Beside the file lies `NAME.progress.json`: how many lines of the input are answered, their hash, how
-many bytes of answers that made, and the choices they depend on. It is written after the answers;
-what the file holds beyond is cut off when the run goes on, half a line too.
+Progress is stored beside the output as `NAME.progress.json`: the number of input lines processed,
+their hash, the number of bytes written, and the options that the predictions depend on. It is
+written after the predictions; a resumed run truncates the output to the recorded size, which also
+removes an incomplete line.
 
-Of several processes each writes a part, `NAME.part-0-of-2`, with its own progress; at the end the
-parts make the file.
+With several processes each writes a part, `NAME.part-0-of-2`, with its own progress; the parts are
+merged at the end.
 """
 
 import glob
@@ -18,22 +19,22 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 _NO_PROGRESS = (
-    "--output {path}: no {name} beside it, from which --resume would go on; --overwrite begins anew"
+    "--output {path}: cannot be resumed without {name}; expected --overwrite to start over"
 )
 
 
 @dataclass
 class Progress:
-    """How far a run came.
+    """Progress of a run, as stored in `NAME.progress.json`.
 
     Attributes:
-        chunks: Chunks of the input that are done, others' chunks before the last one included.
-        lines: Lines of the input up to there, blank ones too.
+        chunks: Number of chunks of the input up to the last one that this process completed.
+        lines: Number of input lines up to there, including blank ones.
         digest: Hash of these lines.
-        bytes: Bytes of answers.
-        answered: Answers.
-        bad: Answers that are errors.
-        finished: Whether there is no line left.
+        bytes: Number of bytes written.
+        answered: Number of lines written.
+        bad: Number of these that hold an error.
+        finished: Whether the input was processed completely.
     """
 
     chunks: int = 0
@@ -46,66 +47,66 @@ class Progress:
 
 
 def progress_path(path: Path) -> Path:
-    """Where the progress of a file of answers lies."""
+    """Path of the progress of an output file."""
     return path.with_name(f"{path.name}.progress.json")
 
 
 def part_path(path: Path, index: int, count: int) -> Path:
-    """Where a process writes its part of a file of answers."""
+    """Path of one process's part of an output file."""
     return path.with_name(f"{path.name}.part-{index}-of-{count}")
 
 
-def parts_of(path: Path) -> list[Path]:
-    """All parts of a file of answers that lie there, with their progress."""
+def find_parts(path: Path) -> list[Path]:
+    """Finds all parts of an output file, and their progress files."""
     return sorted(path.parent.glob(f"{glob.escape(path.name)}.part-*-of-*"))
 
 
 def read_progress(path: Path, choices: Mapping[str, Any]) -> Progress:
-    """Reads the progress of a file of answers.
+    """Reads the progress of an output file.
 
     Args:
-        path: The file of answers.
-        choices: The choices of this run.
+        path: The output file.
+        choices: The options of this run that predictions depend on.
 
     Raises:
-        ValueError: If it cannot be read, or was made with other choices.
+        ValueError: If the progress cannot be parsed, or was written with other options.
         FileNotFoundError: If there is none.
     """
-    place = progress_path(path)
-    if not place.is_file():
-        raise FileNotFoundError(_NO_PROGRESS.format(path=path, name=place.name))
+    source = progress_path(path)
+    if not source.is_file():
+        raise FileNotFoundError(_NO_PROGRESS.format(path=path, name=source.name))
     try:
-        content = json.loads(place.read_text(encoding="utf-8"))
+        content = json.loads(source.read_text(encoding="utf-8"))
         progress = Progress(**{field.name: content[field.name] for field in fields(Progress)})
         before = dict(content["choices"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{place}: expected what predict wrote ({error!r})") from error
+        raise ValueError(f"{source}: expected the progress of a prediction ({error!r})") from error
     for name in sorted({*before, *choices}):
         if before.get(name) != choices.get(name):
             raise ValueError(
-                f"{path}: begun with {name} {before.get(name)!r}, got {choices.get(name)!r}; "
-                "expected the same as before, or --overwrite to begin anew"
+                f"{path}: started with {name} {before.get(name)!r}, got {choices.get(name)!r}; "
+                "expected the same value, or --overwrite to start over"
             )
     return progress
 
 
 def write_progress(path: Path, progress: Progress, choices: Mapping[str, Any]) -> None:
-    """Writes the progress of a file of answers, so that a reader never sees half of it."""
-    place = progress_path(path)
-    partial = place.with_name(f"{place.name}.partial")
+    """Writes the progress of an output file atomically."""
+    target = progress_path(path)
+    partial = target.with_name(f"{target.name}.partial")
     content = {**asdict(progress), "choices": dict(choices)}
     partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(place)
+    partial.replace(target)
 
 
-class Answers:
-    """Answers that are written one after the other.
+class PredictionWriter:
+    """Writes predictions one after the other and records the progress.
 
     Args:
-        stream: Where they go.
-        progress: How far they are.
-        path: Their file; None for a stream that cannot be gone on with.
-        choices: What they depend on.
+        stream: Binary stream to write to.
+        progress: Progress so far.
+        path: Path of the output file; None for a stream that cannot be resumed.
+        choices: The options that the predictions depend on.
     """
 
     def __init__(
@@ -120,11 +121,11 @@ class Answers:
         self._bytes, self._answered, self._bad = progress.bytes, progress.answered, progress.bad
 
     @classmethod
-    def open(cls, path: Path, choices: Mapping[str, Any], resume: bool) -> "Answers":
-        """Opens a file, to go on with it or anew.
+    def open(cls, path: Path, choices: Mapping[str, Any], resume: bool) -> "PredictionWriter":
+        """Opens an output file, either to resume it or to start over.
 
         Raises:
-            ValueError: If the file cannot be gone on with.
+            ValueError: If the file cannot be resumed.
             OSError: If it cannot be written.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,25 +136,25 @@ class Answers:
         size = path.stat().st_size
         if size < progress.bytes:
             raise ValueError(
-                f"{path}: {size:,} bytes, expected the {progress.bytes:,} that were written; "
-                "--overwrite begins anew"
+                f"{path}: got {size:,} bytes, expected the {progress.bytes:,} written before, or "
+                "--overwrite to start over"
             )
         os.truncate(path, progress.bytes)
         return cls(path.open("ab"), progress, path, choices)
 
     def write(self, line: bytes, bad: bool) -> None:
-        """Writes an answer."""
+        """Writes a line, which is ``bad`` if it holds an error."""
         self._stream.write(line)
         self._bytes += len(line)
         self._answered += 1
         self._bad += bad
 
     def flush(self) -> None:
-        """Hands what was written to the system."""
+        """Flushes the stream."""
         self._stream.flush()
 
     def commit(self, chunks: int, lines: int, digest: str, finished: bool = False) -> None:
-        """Records that a chunk is done; see :class:`Progress`."""
+        """Records that a chunk is complete; see :class:`Progress`."""
         self.flush()
         self.progress = Progress(
             chunks, lines, digest, self._bytes, self._answered, self._bad, finished
@@ -168,63 +169,64 @@ class Answers:
 
 
 def check_target(path: Path, count: int, resume: bool, overwrite: bool) -> None:
-    """Checks that a file of answers may be written, and removes what is to be replaced.
+    """Checks that an output file may be written; with ``overwrite``, removes parts and progress.
 
     Args:
-        path: The file.
+        path: The output file.
         count: Number of processes.
-        resume: Whether to go on with what is there.
-        overwrite: Whether to replace it.
+        resume: Whether to resume an existing output.
+        overwrite: Whether to replace an existing output.
 
     Raises:
-        FileExistsError: If it is there and neither is wanted.
-        FileNotFoundError: If there is no progress to go on from.
-        IsADirectoryError: If it is a folder.
-        ValueError: If it was begun by another number of processes.
+        FileExistsError: If the output exists and neither is requested.
+        FileNotFoundError: If the output has no progress to resume from.
+        IsADirectoryError: If the output is a folder.
+        ValueError: If the output was started with another number of processes.
     """
     if path.is_dir():
         raise IsADirectoryError(f"--output {path}: is a folder, expected a file")
-    parts = parts_of(path)
-    there = parts or (path.exists() and path.stat().st_size > 0)
+    parts = find_parts(path)
+    exists = parts or (path.exists() and path.stat().st_size > 0)
     if overwrite:
         for part in parts:
             part.unlink()
         progress_path(path).unlink(missing_ok=True)
         return
-    if there and not resume:
+    if exists and not resume:
         raise FileExistsError(
-            f"--output {path}: is there already; --resume goes on with it, --overwrite begins anew"
+            f"--output {path}: exists already; expected --resume to continue it, or --overwrite to "
+            "start over"
         )
     own = {part_path(path, index, count) for index in range(count if count > 1 else 0)}
     own |= {progress_path(part) for part in own}
     if other := sorted(set(parts) - own):
         raise ValueError(
-            f"--output {path}: begun by another number of processes ({other[0].name}), got "
-            f"{count}; expected as many, or --overwrite to begin anew"
+            f"--output {path}: started with another number of processes ({other[0].name}), got "
+            f"{count}; expected the same number, or --overwrite to start over"
         )
-    if there and not parts and not progress_path(path).is_file():
+    if exists and not parts and not progress_path(path).is_file():
         raise FileNotFoundError(_NO_PROGRESS.format(path=path, name=progress_path(path).name))
 
 
 def merge(path: Path, count: int, size: int, choices: Mapping[str, Any]) -> Progress:
-    """Makes the file of answers of its parts, which are removed then.
+    """Merges the parts of all processes into the output file and removes them.
 
     Args:
-        path: The file.
+        path: The output file.
         count: Number of parts.
-        size: Lines of a chunk; chunks went to the parts in turn.
-        choices: What the answers depend on.
+        size: Number of lines in a chunk; chunks were assigned to the parts in turn.
+        choices: The options that the predictions depend on.
 
     Returns:
-        The progress of the whole.
+        The progress of the whole output.
 
     Raises:
-        ValueError: If a part is not finished.
+        ValueError: If a part is unfinished, or the sizes do not match.
     """
     parts = [part_path(path, index, count) for index in range(count)]
     states = [read_progress(part, choices) for part in parts]
     if not all(state.finished for state in states):
-        raise ValueError(f"{path}: not all parts are finished; --resume goes on")
+        raise ValueError(f"{path}: some parts are unfinished; expected --resume to finish them")
     partial = path.with_name(f"{path.name}.partial")
     streams = [part.open("rb") for part in parts]
     try:
@@ -232,7 +234,7 @@ def merge(path: Path, count: int, size: int, choices: Mapping[str, Any]) -> Prog
             for stream in cycle(streams):
                 lines = list(islice(stream, size))
                 out.writelines(lines)
-                if len(lines) < size:  # the last chunk, or there was none left
+                if len(lines) < size:  # the last chunk, or no chunk remained
                     break
             written = out.tell()
     finally:
@@ -248,7 +250,7 @@ def merge(path: Path, count: int, size: int, choices: Mapping[str, Any]) -> Prog
         finished=True,
     )
     if written != whole.bytes:
-        raise ValueError(f"{path}: its parts do not go together; --overwrite begins anew")
+        raise ValueError(f"{path}: the parts do not match; expected --overwrite to start over")
     partial.replace(path)
     write_progress(path, whole, choices)
     for part in parts:

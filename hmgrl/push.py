@@ -1,4 +1,4 @@
-"""Shares a training run on the Hub: model, processor, scores and a card filled from them."""
+"""Push a training run to the Hub: model, processor, scores and model card."""
 
 import argparse
 import os
@@ -6,8 +6,8 @@ import os
 from .arguments import UsageError, existing_folder
 
 EXAMPLES = """\
-The token is taken from the environment (HF_TOKEN) or from `hf auth login`; there is no option for
-the token itself, which would stand in the shell's history.
+The token is read from the environment (HF_TOKEN) or from `hf auth login`. It cannot be passed as an
+option, because the shell's history would store it.
 
 examples:
   hmgrl push --folder runs/sample --repo user/name --private
@@ -19,31 +19,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     add = parser.add_argument
     add("--folder", type=existing_folder, required=True, help="folder of a finished training run")
-    add("--repo", required=True, metavar="USER/NAME", help="repository; made if it does not exist")
-    add("--private", action="store_true", help="make a new repository private")
+    add(
+        "--repo",
+        required=True,
+        metavar="USER/NAME",
+        help="repository on the Hub; created if it does not exist",
+    )
+    add("--private", action="store_true", help="create a new repository as private")
     add(
         "--runs",
         nargs="+",
         default=[],
         type=existing_folder,
         metavar="FOLDER",
-        help="repetitions with other seeds or splits, for mean and spread in the card",
+        help="folders of runs with other seeds or splits, for mean and standard deviation in the "
+        "model card",
     )
-    add("--dataset", metavar="USER/NAME", help="the data set on the Hub that was trained on")
+    add("--dataset", metavar="USER/NAME", help="training data set on the Hub, for the model card")
     add(
         "--token-env",
         metavar="VARIABLE",
-        help="environment variable that holds the token, in place of HF_TOKEN",
+        help="environment variable that contains the token, instead of HF_TOKEN",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Pushes and prints the address of the commit.
+    """Pushes the run and prints the URL of the commit.
 
     Raises:
-        UsageError: If the variable holds no token.
-        FileNotFoundError: If the folder holds no finished run.
-        OSError: If the Hub refuses or cannot be reached.
+        UsageError: If the environment variable contains no token.
+        FileNotFoundError: If the folder contains no finished run.
+        OSError: If the Hub rejects the request or cannot be reached.
     """
     token = None
     if options.token_env is not None:

@@ -1,4 +1,4 @@
-"""Trains HMGRL: data, model, trainer."""
+"""Train HMGRL or a compared method and evaluate it on the validation and test splits."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from modeling_hmgrl.baselines import METHODS
 from .arguments import UsageError, attribute_docs
 from .cli import run_alone
 from .data_arguments import add_split_arguments, load_data
-from .distributed import on_cpu
+from .distributed import configure_cpu
 
 EXAMPLES = """\
 examples:
@@ -24,11 +24,11 @@ examples:
   hmgrl train --source sample --output-dir runs/sample --resume
   accelerate launch -m hmgrl train --source records --data-dir mine.jsonl --set dropout=0.2
 """
-INTERRUPTED = "The same command with --resume goes on from the last checkpoint, if there is one."
+INTERRUPTED = "Run the same command with --resume to continue from the last checkpoint, if any."
 
 DEFAULT_FOLDER = "runs/latest"
 
-# Lengths to which the authors' code pads and cuts.
+# Lengths in tokens to which the authors' code pads and truncates.
 PAPER_LENGTHS = {
     "typing": {"max_length": 128, "label_max_length": 5},
     "relation": {"max_length": 128, "label_max_length": 16},
@@ -42,75 +42,101 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vocabulary",
         choices=("transductive", "inductive"),
         default="transductive",
-        help="whether the generator sees the names of the test labels (the paper's protocol)",
+        help="whether the generator is given the names of the test-unseen labels (transductive, "
+        "the paper's protocol) or not",
     )
     splits.add_argument(
         "--generator-labels",
         nargs="+",
         metavar="LABEL",
-        help="unseen labels whose names the generator sees, in place of --vocabulary",
+        help="unseen labels whose names the generator is given, instead of --vocabulary",
     )
     model = parser.add_argument_group("model")
     model.add_argument(
         "--method",
         choices=tuple(METHODS),
         default="hmgrl",
-        help="HMGRL or a method it is compared with",
+        help="HMGRL or a compared method",
     )
-    encoder: dict[str, Any] = {"metavar": "NAME", "help": "folder or Hub name"}
-    model.add_argument("--text-encoder", default="bert-base-cased", **encoder)
-    model.add_argument("--vision-encoder", default="google/vit-base-patch16-384", **encoder)
-    model.add_argument("--paper", action="store_true", help="all settings as in the paper")
+    model.add_argument(
+        "--text-encoder",
+        default="bert-base-cased",
+        metavar="NAME",
+        help="text encoder, as a folder or a name on the Hub",
+    )
+    model.add_argument(
+        "--vision-encoder",
+        default="google/vit-base-patch16-384",
+        metavar="NAME",
+        help="image encoder, as a folder or a name on the Hub",
+    )
+    model.add_argument(
+        "--paper", action="store_true", help="use the settings of the paper unless given here"
+    )
     model.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="any field of the method's configuration, such as score_function=dot; may be repeated",
+        help="set a field of the method's configuration, such as score_function=dot; may be "
+        "repeated",
     )
     model.add_argument(
-        "--max-length", type=int, default=128, metavar="TOKENS", help="most tokens of a text"
+        "--max-length",
+        type=int,
+        default=128,
+        metavar="TOKENS",
+        help="maximum number of tokens in a text",
     )
     run_group = parser.add_argument_group("run")
     _add_training_arguments(run_group)
     run_group.add_argument(
-        "--references", action="store_true", help="add the scores of two untrained references"
+        "--references", action="store_true", help="also evaluate two training-free baselines"
     )
     run_group.add_argument(
-        "--no-test", action="store_true", help="validation alone, as for choosing settings"
+        "--no-test",
+        action="store_true",
+        help="evaluate on validation only, for example to select settings",
     )
     run_group.add_argument(
-        "--push-to-hub", metavar="USER/NAME", help="repository to push the run to"
+        "--push-to-hub", metavar="USER/NAME", help="repository on the Hub to push the run to"
     )
 
 
 def _add_training_arguments(group: argparse._ArgumentGroup) -> None:
     """Adds an option for each field of HMGRLTrainingArguments.
 
-    What the command line does not give is left to --paper and then to the class's own defaults.
+    Options that are not given fall back to --paper and then to the defaults of the class.
     """
     texts, kinds = attribute_docs(HMGRLTrainingArguments), get_type_hints(HMGRLTrainingArguments)
     for field in fields(HMGRLTrainingArguments):
         default: Any = DEFAULT_FOLDER if field.name == "output_dir" else field.default
         name, kind = "--" + field.name.replace("_", "-"), kinds[field.name]
         shown = default if kind is not bool else "yes" if default else "no"
-        text = f"{texts[field.name]} (default: {shown})".replace("%", "%%")
+        text = f"{_help_text(texts[field.name])} (default: {shown})".replace("%", "%%")
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
         if kind is bool:
             group.add_argument(name, action=argparse.BooleanOptionalAction, **options)
         elif get_origin(kind) is Literal:
             group.add_argument(name, choices=get_args(kind), **options)
         else:
-            metavar = {int: "N", float: "X"}.get(kind, "NAME")
+            other = "FOLDER" if field.name.endswith("_dir") else "NAME"
+            metavar = {int: "N", float: "X"}.get(kind, other)
             group.add_argument(name, type=kind, metavar=metavar, **options)
 
 
-def settings_of(pairs: list[str], method: str = "hmgrl") -> dict[str, Any]:
-    """Reads FIELD=VALUE pairs; values are JSON, or else taken as text.
+def _help_text(description: str) -> str:
+    """Formats a sentence of a docstring as the help of an option."""
+    text = description.removesuffix(".").replace("``", "`")
+    return text[0].lower() + text[1:] if text[1:2].islower() else text
+
+
+def parse_settings(pairs: list[str], method: str = "hmgrl") -> dict[str, Any]:
+    """Parses FIELD=VALUE pairs; a value that is not valid JSON is taken as a string.
 
     Args:
         pairs: The pairs.
-        method: Name of the method whose fields they are.
+        method: Name of the method whose configuration the fields belong to.
 
     Raises:
         UsageError: If a pair is malformed or its field unknown.
@@ -143,10 +169,10 @@ def make_model(
         method: Name in :data:`baselines.METHODS`.
         task: "typing" or "relation".
         text: Folder or Hub name of the text encoder.
-        vision: Folder or Hub name of the image encoder, or None; a method of text alone has none.
+        vision: Folder or Hub name of the image encoder, or None; ignored by text-only methods.
         settings: Fields of the method's configuration.
-        paper: Whether all else, the lengths too, is as published.
-        max_length: Most tokens of a text, where that is not as published.
+        paper: Whether all other settings, including the lengths, are as published.
+        max_length: Maximum number of tokens in a text, unless ``paper`` is set.
 
     Returns:
         Model and processor.
@@ -167,12 +193,12 @@ def make_model(
 
 
 def run(options: argparse.Namespace) -> None:
-    """Trains, prints the scores and leaves the run's folder behind.
+    """Trains the model, writes the folder of the run and prints the scores.
 
     Raises:
-        UsageError: If options do not go together.
-        ValueError: If data or settings are faulty.
-        OSError: If files or encoders are absent, or the folder cannot be written.
+        UsageError: If options contradict each other.
+        ValueError: If data or settings are invalid.
+        OSError: If files or encoders do not exist, or the folder cannot be written.
         FloatingPointError: If the loss is not finite.
     """
     from accelerate.utils import set_seed  # noqa: PLC0415 - not needed for help, like these
@@ -181,8 +207,8 @@ def run(options: argparse.Namespace) -> None:
     from modeling_hmgrl.metrics.label_sets import LabelSets  # noqa: PLC0415
     from modeling_hmgrl.reports.run_report import score_table  # noqa: PLC0415
 
-    on_cpu()
-    settings = settings_of(options.set, options.method)
+    configure_cpu()
+    settings = parse_settings(options.set, options.method)
     data = load_data(options)
     given = {n: getattr(options, n) for n in HMGRLTrainingArguments.names() if n in options}
     recipe = HMGRLTrainingArguments.paper(data.task) if options.paper else {}
@@ -194,7 +220,7 @@ def run(options: argparse.Namespace) -> None:
         options.generator_labels or options.vocabulary,
         data.label_texts,
     )
-    set_seed(arguments.seed)  # new parameters follow it
+    set_seed(arguments.seed)  # determines the initialisation of new parameters
     model, processor = make_model(
         options.method,
         data.task,
@@ -206,7 +232,7 @@ def run(options: argparse.Namespace) -> None:
     )
     references: dict[str, Any] = {}
     if options.references and not options.no_test:
-        references = _references(model, processor, labels, data, arguments.metric)
+        references = _evaluate_baselines(model, processor, labels, data, arguments.metric)
     trainer = HMGRLTrainer(
         model,
         processor,
@@ -218,7 +244,7 @@ def run(options: argparse.Namespace) -> None:
         data_report=data.report.to_dict(),
         method=options.method,
     )
-    with redirect_stdout(sys.stderr):  # a line for each epoch is progress, not the result
+    with redirect_stdout(sys.stderr):  # the lines printed for each epoch are not the result
         report = trainer.train(extra={"references": references})
     if not trainer.accelerator.is_main_process:
         return
@@ -233,10 +259,10 @@ def run(options: argparse.Namespace) -> None:
         print(f"Pushed: {trainer.push_to_hub(options.push_to_hub)}")
 
 
-def _references(
+def _evaluate_baselines(
     model: Any, processor: Any, labels: Any, data: Any, metric: Any
 ) -> dict[str, dict[str, Any]]:
-    """Scores of the references that need no training, by their name."""
+    """Scores of the training-free baselines, by their name."""
     from modeling_hmgrl.baselines import label_similarity, majority  # noqa: PLC0415
 
     train, validation, test = (data.splits[name] for name in ("train", "validation", "test"))
@@ -249,5 +275,5 @@ def _references(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs this command alone, as `train.py` does; see :func:`cli.run_alone`."""
+    """Runs this command on its own, as `train.py` does; see :func:`cli.run_alone`."""
     return run_alone("train", Path(sys.argv[0]).name, sys.argv[1:] if argv is None else argv)

@@ -1,1 +1,1 @@
-"""The report on a data set: its page, its figures, its samples."""
+"""Data reports: page, figure and samples."""

@@ -1,4 +1,4 @@
-"""The picture of a data report: how many records each label has in each split."""
+"""Figure of a data report: the number of records of each label in each split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..protocol import SPLITS
 if TYPE_CHECKING:
     from ..builder import GZSData
 
-# Paul Tol's "high contrast" scheme: told apart with any kind of colour blindness, and in grey.
+# Paul Tol's "high contrast" scheme: distinguishable with colour blindness and in greyscale.
 GROUP_COLOURS = {
     "seen": "#004488",
     "validation-unseen": "#DDAA33",
@@ -24,15 +24,16 @@ DPI = 110
 _WIDTH = 11.0  # inches
 _ROW = 0.25
 _HEAD_AND_FOOT = 1.35
-# Far above what a person reads; beyond it rows get narrower, so that the picture stays drawable.
+# Beyond this height, far above what can be read, rows become narrower so that the figure can be
+# drawn.
 _MAX_ROWS_HEIGHT = 250.0
 _FONT_SIZE = 8.5
 _MAX_NAME_WIDTH = 34
-_FONT = "DejaVu Sans"  # comes with matplotlib
+_FONT = "DejaVu Sans"  # included in matplotlib
 
 
 def ordered_labels(data: GZSData) -> list[str]:
-    """Returns the labels by group, in each by falling number of records, then by name."""
+    """Returns the labels sorted by group, decreasing number of records, and name."""
     group_of = data.partition.group_of
     order = list(GROUP_COLOURS)
     counts = data.report.splits
@@ -45,7 +46,7 @@ def ordered_labels(data: GZSData) -> list[str]:
 
 
 def report_title(data: GZSData) -> str:
-    """Returns in a line which data these are."""
+    """Returns a line that identifies the data."""
     settings = data.report.settings
     return (
         f"{data.report.source} · {data.task} · seed {settings['seed']} · "
@@ -53,14 +54,14 @@ def report_title(data: GZSData) -> str:
     )
 
 
-def shortened(name: str, width: int = _MAX_NAME_WIDTH) -> str:
-    """Returns a name in one line; a long one loses its middle.
+def shorten(name: str, width: int = _MAX_NAME_WIDTH) -> str:
+    """Shortens a long name in the middle and returns it as one line.
 
-    Names like `/person/organization/member_of` differ at their end as often as at their start.
+    Names such as `/person/organization/member_of` may differ at either end.
 
     Args:
         name: The name.
-        width: Greatest width in columns; ideographs and the like are two columns wide.
+        width: Maximum width in columns; wide characters such as ideographs take two columns.
     """
     name = " ".join(name.split())
     if _columns(name) <= width:
@@ -99,15 +100,13 @@ def draw_labels(data: GZSData) -> bytes:
     try:
         import matplotlib  # noqa: PLC0415
     except ImportError as error:
-        raise ImportError(
-            'the report draws with matplotlib: pip install "hmgrl[report]"'
-        ) from error
+        raise ImportError('the report requires matplotlib: pip install "hmgrl[report]"') from error
 
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # The caller's style, such as a dark notebook, is not meant for this picture.
+        # The caller's style, e.g. of a dark notebook, must not affect this figure.
         matplotlib.rcdefaults()
-        # A character that no installed font has becomes a box; the page shows it in the browser's
-        # fonts, and the caller can do nothing about it.
+        # Characters without an installed font become boxes. The warning is suppressed, because the
+        # page shows these characters in the browser's fonts.
         warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
         warnings.filterwarnings("ignore", r"Matplotlib currently does not support", UserWarning)
         return _draw(data)
@@ -120,7 +119,7 @@ def _draw(data: GZSData) -> bytes:
 
     labels = ordered_labels(data)
     group_of = data.partition.group_of
-    names = [shortened(label) for label in labels]
+    names = [shorten(label) for label in labels]
     row = min(_ROW, _MAX_ROWS_HEIGHT / len(labels))
     height = _HEAD_AND_FOOT + row * len(labels)
     size = _FONT_SIZE * min(1.0, row / _ROW)
@@ -139,26 +138,26 @@ def _draw(data: GZSData) -> bytes:
             color=[GROUP_COLOURS[group_of[label]] for label in labels],
         )
         panel.set_title(f"{split}: {sum(numbers):,}", loc="left", fontsize=10)
-        for place, number in enumerate(numbers):
+        for row_index, number in enumerate(numbers):
             panel.annotate(
                 f"{number:,}",
-                (number, place),
+                (number, row_index),
                 xytext=(3, 0),
                 textcoords="offset points",
                 va="center_baseline",
                 fontsize=size - 0.5,
                 color="#222222" if number else "#8a8a8a",
             )
-        _dress(panel, labels, group_of)
+        _style_panel(panel, labels, group_of)
     first = panels[0]
-    # The room beyond the longest bar is for its number.
+    # The margin beyond the longest bar is for its number.
     first.set_xlim(0, 1.22 * max(1, largest))
     first.set_ylim(len(labels) - 0.4, -0.6)
     first.set_yticks(range(len(labels)), labels=names, parse_math=False, fontsize=size)
-    families = _families(names)
+    families = _font_families(names)
     for text in first.get_yticklabels():
         text.set_fontfamily(families)
-    # Measured last, because it depends on the fonts.
+    # Measured after the fonts are set, because it depends on them.
     widest = max(
         text.get_window_extent(canvas.get_renderer()).width for text in first.get_yticklabels()
     )
@@ -197,8 +196,8 @@ def _draw(data: GZSData) -> bytes:
     return file.getvalue()
 
 
-def _dress(panel: Any, labels: list[str], group_of: dict[str, str]) -> None:
-    """Takes from a panel what bears no number, and parts the groups by a line."""
+def _style_panel(panel: Any, labels: list[str], group_of: dict[str, str]) -> None:
+    """Removes the frame of a panel, and separates the groups by lines."""
     panel.spines[["top", "right", "bottom"]].set_visible(False)
     panel.spines["left"].set_color("#999999")
     panel.tick_params(axis="y", length=0)
@@ -207,17 +206,17 @@ def _dress(panel: Any, labels: list[str], group_of: dict[str, str]) -> None:
     panel.xaxis.set_major_formatter("{x:,.0f}")
     panel.grid(axis="x", color="#e4e4e4", linewidth=0.7)
     panel.set_axisbelow(True)
-    for place in range(1, len(labels)):
-        if group_of[labels[place]] != group_of[labels[place - 1]]:
-            panel.axhline(place - 0.5, color="#bbbbbb", linewidth=0.7)
+    for row in range(1, len(labels)):
+        if group_of[labels[row]] != group_of[labels[row - 1]]:
+            panel.axhline(row - 0.5, color="#bbbbbb", linewidth=0.7)
 
 
-def _families(names: Iterable[str]) -> list[str]:
-    """Returns installed fonts that together have the characters of the names, as far as any do."""
+def _font_families(names: Iterable[str]) -> list[str]:
+    """Returns installed fonts that together cover as many characters of the names as possible."""
     from matplotlib import font_manager  # noqa: PLC0415
     from matplotlib.ft2font import FT2Font  # noqa: PLC0415
 
-    # Controls, marks that choose a variant and the like have no glyph of their own.
+    # Control characters, variation selectors and the like have no glyph of their own.
     missing = {
         ord(character)
         for character in set("".join(names))
@@ -226,7 +225,7 @@ def _families(names: Iterable[str]) -> list[str]:
     families = [_FONT]
     own = FT2Font(font_manager.findfont(_FONT))
     missing = {code for code in missing if not own.get_char_index(code)}
-    # Of the fonts that have as many, one for screens is taken, upright and of regular weight.
+    # Among equally good fonts, an upright sans-serif font of regular weight is preferred.
     entries = sorted(
         {entry.fname: entry for entry in reversed(font_manager.fontManager.ttflist)}.values(),
         key=lambda e: ("sans" not in e.name.lower(), e.style != "normal", e.weight != 400, e.fname),
@@ -236,7 +235,7 @@ def _families(names: Iterable[str]) -> list[str]:
         for entry in entries:
             if entry.name.startswith("Last Resort"):  # has a box for every character
                 continue
-            if found := _codes_of(FT2Font, entry.fname, missing):
+            if found := _supported_codes(FT2Font, entry.fname, missing):
                 covered[entry.name] = covered.get(entry.name, set()) | found
     while missing and covered:
         best = max(covered, key=lambda name: len(covered[name] & missing))
@@ -247,12 +246,12 @@ def _families(names: Iterable[str]) -> list[str]:
     return families
 
 
-def _codes_of(font_type: Any, path: str, codes: set[int]) -> set[int]:
-    """Returns the characters that a font file has and that can be drawn with it."""
+def _supported_codes(font_type: Any, path: str, codes: set[int]) -> set[int]:
+    """Returns the characters of a font file that can be drawn."""
     try:
         font = font_type(path)
-        if not font.scalable:  # coloured bitmaps, which end in an error when they are drawn
+        if not font.scalable:  # drawing coloured bitmaps raises an error
             return set()
         return {code for code in codes if font.get_char_index(code)}
-    except (OSError, RuntimeError, UnicodeError):  # removed since it was listed, or damaged
+    except (OSError, RuntimeError, UnicodeError):  # removed in the meantime, or damaged
         return set()

@@ -1,7 +1,7 @@
-"""The report of a data set for people: a page with figures, tables and samples, and its parts.
+"""The HTML page of a data report, with figure, tables and samples.
 
-The page is one file that needs no other and loads nothing. All that comes from the data is escaped,
-and its Content-Security-Policy forbids scripts even if something were not.
+The page is a single file that loads nothing else. All data are escaped, and the
+Content-Security-Policy forbids scripts in any case.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..corpus import Finding
-from ..files import write_json, write_whole
+from ..files import write_atomically, write_json
 from ..protocol import SPLITS
 from .figure import GROUP_COLOURS, draw_labels, ordered_labels, report_title
 from .samples import ROLES, Sample, choose_samples, mark_spans, thumbnail
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from ..builder import GZSData
 
 _OVERLAP_TEXT = (
-    "How many samples of validation and test have a sentence or a picture that also stands in a "
-    "training sample, there with another mention or label: a model may profit from having met them."
+    "How many samples of validation and test have a sentence or an image that also occurs in a "
+    "training sample, with another mention or label. A model may benefit from having seen them."
 )
 
 
@@ -70,8 +70,8 @@ td ul { margin: 0; padding: 0; list-style: none; font-size: .86rem; overflow-wra
   gap: 1rem; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .8rem;
   min-width: 0; display: flex; flex-direction: column; }
-.picture { display: flex; justify-content: center; }
-.picture img { max-width: 100%; max-height: 256px; border-radius: 4px; }
+.image { display: flex; justify-content: center; }
+.image img { max-width: 100%; max-height: 256px; border-radius: 4px; }
 .blank { width: 100%; height: 6rem; display: grid; place-items: center; border-radius: 4px;
   background: #8884; color: var(--muted); }
 .text { flex: 1; margin: .7rem 0; line-height: 1.75; white-space: pre-wrap;
@@ -97,14 +97,14 @@ mark.head.tail { background: linear-gradient(var(--head) 50%, var(--tail) 50%); 
 
 
 def save_report(data: GZSData, folder: str | Path, examples: int = 12) -> list[Path]:
-    """Saves report.json, labels.png and report.html; returns their paths.
+    """Writes report.json, labels.png and report.html, and returns their paths.
 
-    The same data give the same files. Nothing is written if one of them cannot be made.
+    The files depend on the data only. Nothing is written if one of them cannot be made.
 
     Args:
-        data: What `load_gzs` returned.
-        folder: Where the files go; it is made if need be, and files of these names are replaced.
-        examples: Number of samples shown on the page, chosen from all splits by their ids.
+        data: The result of `load_gzs`.
+        folder: Folder of the files, created if necessary; existing files are replaced.
+        examples: Number of samples shown on the page, selected from all splits by their ids.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -112,23 +112,23 @@ def save_report(data: GZSData, folder: str | Path, examples: int = 12) -> list[P
     """
     if examples < 0:
         raise ValueError(f"examples: expected 0 or more, got {examples}")
-    picture = draw_labels(data)
-    page = _page(data, picture, choose_samples(data.splits, examples))
+    figure = draw_labels(data)
+    page = _page(data, figure, choose_samples(data.splits, examples))
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in ("report.json", "labels.png", "report.html")]
     values = {**data.report.to_dict(), "label_texts": data.label_texts}
     write_json(folder, paths[0].name, values, ensure_ascii=False)
-    write_whole(paths[1], picture)
-    # Half a surrogate pair, of a file's name, has no UTF-8.
-    write_whole(paths[2], page.encode("utf-8", "backslashreplace"))
+    write_atomically(paths[1], figure)
+    # A lone surrogate, which a file name may contain, has no UTF-8 encoding.
+    write_atomically(paths[2], page.encode("utf-8", "backslashreplace"))
     return paths
 
 
-def _page(data: GZSData, picture: bytes, samples: Sequence[Sample]) -> str:
+def _page(data: GZSData, figure: bytes, samples: Sequence[Sample]) -> str:
     title = report_title(data)
-    # The style is allowed by its digest, so that not even a style can come in with the data.
+    # The style is allowed by its digest, so that the data cannot inject a style either.
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; "
@@ -155,9 +155,9 @@ def _page(data: GZSData, picture: bytes, samples: Sequence[Sample]) -> str:
 {_overlap(data.report.overlap)}
 <section>
 <h2>Labels</h2>
-<div class="wide" tabindex="0" role="region" aria-label="Picture of the labels">
-<img class="labels" src="data:image/png;base64,{base64.b64encode(picture).decode()}"
- alt="Bars: number of records of each label in train, validation and test; the table has them too">
+<div class="wide" tabindex="0" role="region" aria-label="Figure of the labels">
+<img class="labels" src="data:image/png;base64,{base64.b64encode(figure).decode()}"
+ alt="Bars: number of records of each label in train, validation and test, as in the table">
 </div>
 {_labels(data)}
 </section>
@@ -175,18 +175,18 @@ def _table(
     numbers: Collection[int],
     foot: bool = False,
 ) -> str:
-    """Returns a table of cells that are HTML already.
+    """Returns an HTML table.
 
     Args:
-        name: What the table holds, for those who do not see it.
-        head: Cells of the first row.
-        rows: The other rows.
-        numbers: Columns that hold numbers, counted from 0.
-        foot: Whether the last row is a sum.
+        name: Accessible name of the table.
+        head: Cells of the header, as HTML.
+        rows: Cells of the other rows, as HTML.
+        numbers: Indices of the columns that contain numbers.
+        foot: Whether the last row contains totals.
     """
 
     def row(cells: Sequence[str], tag: str) -> str:
-        kinds = [' class="number"' if place in numbers else "" for place in range(len(cells))]
+        kinds = [' class="number"' if column in numbers else "" for column in range(len(cells))]
         inner = "".join(
             f"<{tag}{kind}>{cell}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)
         )
@@ -209,18 +209,18 @@ def _summary(data: GZSData) -> str:
         ("records in a split", report.records_out),
         *((f"of these in {split}", sum(report.splits[split].values())) for split in SPLITS),
         ("labels", len(data.partition.labels)),
-        ("distinct pictures", images["distinct"]),
+        ("distinct images", images["distinct"]),
     ]
     tiles = "".join(f"<div><dt>{name}</dt><dd>{n:,}</dd></div>\n" for name, n in numbers)
     lost = [images["distinct_missing"], images["distinct_unreadable"]]
     by_record = [images[state] for state in ("found", "missing", "unreadable", "none")]
-    by_picture = [images["distinct"] - sum(lost), *lost]
-    pictures = _table(
-        "Pictures",
+    by_image = [images["distinct"] - sum(lost), *lost]
+    image_table = _table(
+        "Images",
         ["", "found", "missing", "unreadable", "none named", "all"],
         [
             ["records", *(f"{number:,}" for number in [*by_record, report.records_out])],
-            ["distinct", *(f"{n:,}" for n in by_picture), "–", f"{images['distinct']:,}"],
+            ["distinct", *(f"{n:,}" for n in by_image), "–", f"{images['distinct']:,}"],
         ],
         numbers=range(1, 6),
     )
@@ -228,17 +228,17 @@ def _summary(data: GZSData) -> str:
 <h2>Summary</h2>
 <dl class="tiles">
 {tiles}</dl>
-<h3>Pictures</h3>
-{pictures}
+<h3>Images</h3>
+{image_table}
 <h3>Left out</h3>
 {_findings(report.left_out, "No record was left out.")}
 <h3>Notes on records that were kept</h3>
-{_findings(report.notes, "There are none.")}
+{_findings(report.notes, "There are no notes.")}
 </section>"""
 
 
 def _findings(findings: Mapping[str, Finding], otherwise: str) -> str:
-    """Returns a table of reasons with their count and first examples."""
+    """Returns a table of reasons with their counts and first examples."""
     if not findings:
         return f"<p>{otherwise}</p>"
     rows = []
@@ -260,7 +260,7 @@ def _place(example: Mapping[str, object]) -> str:
 def _settings(data: GZSData) -> str:
     rows = []
     for name, value in data.report.settings.items():
-        if name == "partition":  # the table of labels has it
+        if name == "partition":  # shown in the table of labels
             continue
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         rows.append([escape(name), f"<code>{escape(text)}</code>"])
@@ -287,7 +287,7 @@ def _overlap(overlap: Mapping[str, Mapping[str, int]]) -> str:
         for name, text in names.items()
         if name in overlap
     ]
-    head = ["", "samples", "same sentence", "same picture", "either"]
+    head = ["", "samples", "same sentence", "same image", "either"]
     return f"""<section>
 <h2>Overlap with training</h2>
 <p>{_OVERLAP_TEXT}</p>
@@ -311,7 +311,7 @@ def _labels(data: GZSData) -> str:
         )
     totals = [sum(counts[split].values()) for split in SPLITS]
     rows.append(["all", "", "", *(f"{number:,}" for number in [*totals, sum(totals)])])
-    head = ["label", "group", "shown to the encoder as", *SPLITS, "all"]
+    head = ["label", "group", "label text", *SPLITS, "all"]
     return _table("Labels", head, rows, numbers=range(3, 7), foot=True)
 
 
@@ -326,7 +326,7 @@ def _samples(data: GZSData, samples: Sequence[Sample]) -> str:
     cards = "\n".join(_card(data, sample, group_of[sample.label]) for sample in samples)
     return f"""<section>
 <h2>Samples</h2>
-<p>Chosen by their ids from all splits, so as to show many labels.</p>
+<p>Selected from all splits by their ids, to show many labels.</p>
 <div class="cards">
 {cards}
 </div>
@@ -337,17 +337,17 @@ def _card(data: GZSData, sample: Sample, group: str) -> str:
     small = None if sample.picture is None else thumbnail(sample.picture)
     if small is not None:
         source = f"data:image/jpeg;base64,{base64.b64encode(small).decode()}"
-        picture = f'<img src="{source}" alt="Picture of sample {escape(sample.id)}">'
+        image = f'<img src="{source}" alt="Image of sample {escape(sample.id)}">'
     elif sample.picture is None:
-        picture = '<div class="blank">no picture</div>'
+        image = '<div class="blank">no image</div>'
     else:
-        picture = '<div class="blank">picture cannot be read</div>'
+        image = '<div class="blank">image cannot be read</div>'
     text = mark_spans(sample.text, sample.spans, ROLES[data.task])
     shown = data.label_texts[sample.label]
     words = "" if shown == sample.label else f'<dd class="muted"><bdi>{escape(shown)}</bdi></dd>'
-    # The language of the text is not known; an empty `lang` says so.
+    # An empty `lang` declares that the language of the text is unknown.
     return f"""<article class="card">
-<div class="picture">{picture}</div>
+<div class="image">{image}</div>
 <p class="text" lang="" dir="auto">{text}</p>
 <dl>
 <dt>label</dt><dd><bdi>{escape(sample.label)}</bdi></dd>{words}

@@ -1,4 +1,4 @@
-"""The samples that a data report shows: which ones, their pictures, and their marked text."""
+"""The samples of a data report: selection, thumbnails and marked text."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from ..schema import Span, Task
 THUMBNAIL_SIDE = 256
 ROLES: Mapping[Task, tuple[str, ...]] = {"typing": ("mention",), "relation": ("head", "tail")}
 
-# A text up to this length is shown whole. Of a longer one, this much around the mentions; and of a
-# mention that is itself long, its start and its end.
+# Texts up to this length are shown completely. Of longer ones, only the context of the mentions is
+# shown, and of long mentions only the start and the end.
 _WHOLE_TEXT = 400
 _AROUND_MENTION = 110
 _MENTION_END = 120
@@ -32,16 +32,16 @@ _WORD_REACH = 20
 
 _ROWS_AT_ONCE = 4096
 
-# Of one label in one split: whether a picture is absent, digest of the id, and index of the row.
+# Whether the image is missing, digest of the id, and index of the row.
 _Candidate = tuple[bool, str, int]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A row of the data, with its picture as it is stored.
+    """A row of the data, with its image as stored.
 
     Attributes:
-        id: Name of the sample.
+        id: Identifier of the sample.
         text: The sentence.
         spans: Span of the mention, or of head and tail.
         label: Name of the label.
@@ -58,18 +58,18 @@ class Sample:
 
 
 def choose_samples(splits: datasets.DatasetDict, number: int) -> list[Sample]:
-    """Chooses samples that show all splits and as many labels as possible.
+    """Selects samples that cover all splits and as many labels as possible.
 
-    The splits take turns; in each, seen and unseen labels do, and labels that were shown least come
-    first. Of the samples of a label, those with a picture come first, then those whose id has the
-    smallest SHA-256; the order of the rows plays no part.
+    Splits alternate; within a split, seen and unseen labels alternate, and labels selected least
+    often come first. Of the samples of a label, those with an image are preferred, then those whose
+    id has the smallest SHA-256, so the order of the rows is irrelevant.
 
     Args:
-        splits: The splits of `GZSData`. Of the rows not chosen, no picture is read.
-        number: Number of samples; if there are fewer, all.
+        splits: The splits of `GZSData`. Only images of selected rows are read.
+        number: Maximum number of samples.
 
     Returns:
-        The samples, split after split.
+        The samples, ordered by split.
     """
     waiting = {split: _candidates(splits[split]) for split in SPLITS}
     chosen: dict[Split, list[int]] = {split: [] for split in SPLITS}
@@ -94,10 +94,10 @@ def choose_samples(splits: datasets.DatasetDict, number: int) -> list[Sample]:
 
 
 def _candidates(rows: datasets.Dataset) -> dict[tuple[bool, int], list[_Candidate]]:
-    """Returns by seen and label the rows of a split, the one to be chosen first at the end."""
+    """Returns the rows of a split by seen and label, each list in reverse order of selection."""
     lists: dict[tuple[bool, int], list[_Candidate]] = {}
     index = 0
-    # Of the pictures, Arrow tables only look up whether there is one.
+    # With Arrow tables, images are not decoded to check whether there is one.
     columns = rows.select_columns(["id", "label", "seen", "image"]).with_format("arrow")
     for table in columns.iter(_ROWS_AT_ONCE):
         absent = table["image"].is_null().to_pylist()
@@ -155,20 +155,19 @@ def thumbnail(picture: Mapping[str, Any]) -> bytes | None:
 
 
 def mark_spans(text: str, spans: Sequence[Span], roles: Sequence[str]) -> str:
-    """Returns a text as HTML in which the mentions are marked.
+    """Returns a text as HTML with marked mentions.
 
-    Spans may overlap in any way, which elements of HTML may not. So the text is cut wherever a span
-    starts or ends, and each piece inside of spans is a `<mark>` of its own, with the roles of these
-    spans as its classes. Where there are several, the name of each role stands before the first
-    piece of its span.
+    Spans may overlap, but HTML elements may not. Therefore the text is divided wherever a span
+    starts or ends, and each piece inside spans becomes its own `<mark>`, with the roles of these
+    spans as classes. If there are several spans, the name of each role precedes its first piece.
 
     Args:
-        text: The sentence. A long one is cut to what is around the mentions.
-        spans: Characters of each mention, end exclusive.
+        text: The sentence. A long one is reduced to the context of the mentions.
+        spans: Character offsets of each mention, end exclusive.
         roles: Role of each span, e.g. `"head"`.
     """
     marked = list(zip(spans, roles, strict=True))
-    # Where two spans start together, the longer one is named first.
+    # If two spans start at the same offset, the longer one is named first.
     marked.sort(key=lambda pair: (pair[0][0], -pair[0][1]))
     parts: list[str] = []
     shown_to = 0
@@ -198,7 +197,7 @@ _CUT = '<span class="cut">…</span>'
 
 
 def _windows(text: str, spans: Sequence[Span]) -> list[Span]:
-    """Returns the parts of a text that are shown, in order and without overlap."""
+    """Returns the parts of a text to show, in order and without overlap."""
     if len(text) <= _WHOLE_TEXT:
         return [(0, len(text))]
     wanted = []
@@ -217,18 +216,18 @@ def _windows(text: str, spans: Sequence[Span]) -> list[Span]:
 
 
 def _word_start(text: str, offset: int) -> int:
-    """Returns the start of the word at an offset, if there are words and they are short."""
+    """Returns the start of the word at an offset, or the offset if no word starts nearby."""
     if offset <= _WORD_REACH:
         return 0
     reach = text[offset - _WORD_REACH : offset]
-    spaces = [place for place, character in enumerate(reach, 1) if character.isspace()]
+    spaces = [index for index, character in enumerate(reach, 1) if character.isspace()]
     return offset - _WORD_REACH + spaces[-1] if spaces else offset
 
 
 def _word_end(text: str, offset: int) -> int:
-    """Returns the end of the word at an offset, if there are words and they are short."""
+    """Returns the end of the word at an offset, or the offset if no word ends nearby."""
     if offset >= len(text) - _WORD_REACH:
         return len(text)
     reach = text[offset : offset + _WORD_REACH]
-    spaces = [place for place, character in enumerate(reach) if character.isspace()]
+    spaces = [index for index, character in enumerate(reach) if character.isspace()]
     return offset + spaces[0] if spaces else offset

@@ -1,1 +1,1 @@
-"""How the embedded sample was made from openly licensed sources."""
+"""Builds the embedded sample from openly licensed sources."""

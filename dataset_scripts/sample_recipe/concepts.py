@@ -1,10 +1,9 @@
-"""The types of the embedded sample, and the concepts that tie pictures to nouns.
+"""The types of the embedded sample, and the concepts that assign images to nouns.
 
-A concept is written `noun=picture,picture`: a WordNet noun, and the short names of the pictures
-that show it or, for a general noun such as "bird", show one of its kind. A number behind a dot
-names the noun's sense, where its most frequent one in the type's lexicographer files is not meant.
-The pictures are left out where the only one has the noun's name. `{}` stands for the countries,
-which take their flags.
+A concept is written `noun=image,image`: a WordNet noun, and the short names of images that show it
+or, for a general noun such as "bird", an instance of it. A number after a dot selects the sense of
+the noun, if it is not the most frequent one in the type's lexicographer files. The images are
+omitted if the only one has the noun's name. `{}` represents the countries, whose images are flags.
 """
 
 from __future__ import annotations
@@ -209,19 +208,19 @@ CONCEPTS: dict[str, tuple[tuple[int, ...], str]] = {
     ),
 }
 
-# Types whose members may be individuals: "Everest" is a mountain as "hill" is a landform. Elsewhere
-# an individual is another thing than its kind: WordNet files "Rembrandt" under "painter".
+# Types that include instances, as "Everest" is a mountain. In other types instances are excluded:
+# WordNet lists "Rembrandt" under "painter".
 INSTANCE_TYPES = frozenset({"country", "city", "landform", "celestial body"})
 
-# Types of activities: what a verb of the same form means ("they were skiing") is the activity too.
+# Types of activities: a verb of the same form ("they were skiing") denotes the activity as well.
 ACTIVITY_TYPES = frozenset({"sport"})
 
-# Lexicographer files whose senses do not speak against a type's: a text on the plant that bears
-# tomatoes still shows the tomato.
-KIN_TOPICS = {"fruit": (13, 20), "vegetable": (13, 20), "tree": (20,), "flower": (20,)}
+# Lexicographer files whose senses are compatible with a type: a text on the plant that bears
+# tomatoes is also a text on tomatoes.
+RELATED_TOPICS = {"fruit": (13, 20), "vegetable": (13, 20), "tree": (20,), "flower": (20,)}
 
-# Words that are found in another sense too often, in spite of the checks, or that WordNet files
-# where nobody would look for them (a web site under computers).
+# Words that the checks accept in another sense too often, or that WordNet classifies unexpectedly
+# (a web site under computers).
 UNWANTED_MENTIONS = frozenset(
     {
         *("website", "web site", "internet site", "site", "portal", "chat room"),
@@ -246,10 +245,10 @@ UNWANTED_MENTIONS = frozenset(
     }
 )
 
-# Words no mention may hold: "capital of Chad" names a country where a city is to be told.
+# Words that exclude a mention: "capital of Chad" names a country, but the mention is a city.
 UNWANTED_PARTS = frozenset({"capital"})
 
-# Parts of texts that are left out: lists of classes, figures of speech, rude matters.
+# Texts with these parts are excluded: lists of classes, figures of speech, offensive content.
 UNWANTED_TEXTS = (
     *("genus", "one species", "per cent", " equal ", "in some classifications"),
     *("some systems class", "coal bed", "chicken feathers", "movers and shakers"),

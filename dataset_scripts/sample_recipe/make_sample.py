@@ -1,13 +1,12 @@
-"""Makes the embedded sample: real pictures and real sentences for entity typing.
+"""Builds the embedded sample: real images and real sentences for entity typing.
 
-A concept of `sample_concepts` ties pictures to one WordNet noun. Everything that WordNet files
-under the noun is a mention of the concept's type, and the texts are what WordNet says with these
-words: example sentences, and glosses of other words. Which of them are taken,
-`sample_texts` and `select` decide.
+A concept of `concepts` assigns images to a WordNet noun. All hyponyms of the noun are mentions of
+the concept's type, and the texts are WordNet's example sentences and glosses that contain these
+words. `texts` and `select` determine which of them are used.
 
     python -m dataset_scripts.sample_recipe.make_sample --wordnet DIR --cldr DIR --font DIR
 
-The three folders hold the unpacked packages. The same packages give the same rows.
+The three folders contain the unpacked packages. The same packages give the same rows.
 """
 
 from __future__ import annotations
@@ -36,24 +35,24 @@ TARGET = Path(__file__).parents[1] / "sample_data" / "sample.parquet"
 def select(
     candidates: list[Candidate], per_type: int, per_mention: int, floor: int
 ) -> list[Candidate]:
-    """Chooses varied texts for each type, every text and every pattern of a text at most once.
+    """Selects varied texts for each type, each text and each pattern of a text at most once.
 
-    The first choice is one text for each mention and few for each concept; both bounds rise until
-    the type is full.
+    Selection begins with one text per mention and few per concept; both limits increase until the
+    type is complete.
 
     Args:
-        candidates: What to choose from.
-        per_type: Most texts for a type.
-        per_mention: Most texts for a word, unless the type would stay below `floor`.
-        floor: Number of texts up to which a type may take more of a word, and without which it is
-            left out.
+        candidates: The candidates.
+        per_type: Maximum number of texts of a type.
+        per_mention: Maximum number of texts of a word, unless the type would stay below `floor`.
+        floor: Minimum number of texts of a type, for which `per_mention` may be exceeded; types
+            that do not reach it are excluded.
     """
     by_type: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
         by_type[candidate.mention.label].append(candidate)
     used: set[str] = set()
     chosen = []
-    # The poorest type chooses first, lest a rich one take its texts.
+    # Types with the fewest texts are filled first, before other types use their texts.
     for label in sorted(by_type, key=lambda name: (len({c.text for c in by_type[name]}), name)):
         order = sorted(by_type[label], key=lambda c: (KINDS.index(c.kind), _digest(c)))
         own: list[Candidate] = []
@@ -79,7 +78,7 @@ def _fill(
     per_mention: int,
     per_concept: int,
 ) -> None:
-    """Adds candidates to `own`, in rounds that each take one text more for a word."""
+    """Adds candidates to `own` in rounds, each of which allows one more text per word."""
     words = Counter(candidate.mention.word for candidate in own)
     concepts = Counter(candidate.mention.concept for candidate in own)
     for bound in range(1, per_mention + 1):
@@ -102,26 +101,26 @@ def _fill(
 def build_rows(
     chosen: list[Candidate], emoji: dict[str, str], font: EmojiFont, size: int, colours: int
 ) -> list[dict[str, object]]:
-    """Joins each text with one of its pictures.
+    """Combines each text with one of its images.
 
     Args:
         chosen: The texts.
-        emoji: Characters of the pictures by their short names.
-        font: Draws the pictures.
-        size: Height and width of a picture in pixels.
-        colours: Size of a picture's palette.
+        emoji: Characters of the emoji by their short names.
+        font: Font that draws the images.
+        size: Height and width of an image in pixels.
+        colours: Number of colours of an image.
 
     Returns:
-        The records, in an order that tells nothing about their types.
+        The records, in an order independent of their types.
     """
     drawn: dict[str, bytes] = {}
     rows: list[dict[str, object]] = []
     for candidate in chosen:
         digest = _digest(candidate)
-        names = candidate.mention.pictures
+        names = candidate.mention.images
         name = names[int(digest, 16) % len(names)]
         if name not in drawn:
-            drawn[name] = font.picture(emoji[name], size, colours)
+            drawn[name] = font.draw(emoji[name], size, colours)
         rows.append(
             {
                 "id": digest[:12],
@@ -138,7 +137,7 @@ def build_rows(
 
 
 def write(rows: list[dict[str, object]], path: Path) -> None:
-    """Writes records as Parquet, with the features that `datasets` reads pictures by.
+    """Writes records as Parquet, with the features by which `datasets` recognises images.
 
     Args:
         rows: The records.
@@ -170,7 +169,7 @@ def write(rows: list[dict[str, object]], path: Path) -> None:
         path,
         compression="zstd",
         row_group_size=len(rows),
-        # Above this size a column's dictionary is given up, and a picture stored for each record.
+        # Above this size Parquet drops a column's dictionary and stores an image for each record.
         dictionary_pagesize_limit=16 * 2**20,
     )
 
@@ -178,18 +177,18 @@ def write(rows: list[dict[str, object]], path: Path) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
     parser = argparse.ArgumentParser(
-        description="Makes the embedded sample from unpacked packages of its sources.",
+        description="Build the embedded sample from unpacked packages of its sources.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--wordnet", type=Path, required=True, help="folder of WordNet 3.0")
     parser.add_argument("--cldr", type=Path, required=True, help="folder of the CLDR annotations")
     parser.add_argument("--font", type=Path, required=True, help="folder of NotoColorEmoji.ttf")
     parser.add_argument("--output", type=Path, default=TARGET, help="file to write")
-    parser.add_argument("--per-type", type=int, default=130, help="most records of a type")
-    parser.add_argument("--per-mention", type=int, default=4, help="most records of a word")
-    parser.add_argument("--floor", type=int, default=50, help="fewest records of a type")
-    parser.add_argument("--size", type=int, default=128, help="side of a picture in pixels")
-    parser.add_argument("--colours", type=int, default=64, help="colours of a picture")
+    parser.add_argument("--per-type", type=int, default=130, help="maximum records of a type")
+    parser.add_argument("--per-mention", type=int, default=4, help="maximum records of a word")
+    parser.add_argument("--floor", type=int, default=50, help="minimum records of a type")
+    parser.add_argument("--size", type=int, default=128, help="side of an image in pixels")
+    parser.add_argument("--colours", type=int, default=64, help="number of colours of an image")
     return parser
 
 
@@ -204,7 +203,7 @@ def main() -> None:
     rows = build_rows(chosen, emoji, font, args.size, args.colours)
     write(rows, args.output)
 
-    print("| Type | Records | Words | Pictures | Examples | Glosses |")
+    print("| Type | Records | Words | Images | Examples | Glosses |")
     print("|---|---|---|---|---|---|")
     for label in sorted({str(row["label"]) for row in rows}):
         own = [row for row in rows if row["label"] == label]
@@ -214,8 +213,8 @@ def main() -> None:
             f"| {label} | {len(own)} | {len(words)} | {len({str(row['picture']) for row in own})} "
             f"| {kinds[KINDS[0]] + kinds[KINDS[1]]} | {kinds[KINDS[2]]} |"
         )
-    pictures = {str(row["picture"]) for row in rows}
-    print(f"\n{len(rows)} records, {len(pictures)} pictures, {args.output.stat().st_size} bytes")
+    images = {str(row["picture"]) for row in rows}
+    print(f"\n{len(rows)} records, {len(images)} images, {args.output.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

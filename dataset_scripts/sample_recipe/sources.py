@@ -1,8 +1,8 @@
 """Readers of the sample's three sources: WordNet, the CLDR annotations and an emoji font.
 
-Each reader takes the folder into which a package was unpacked and finds its files by name, so
-that it does not matter how a distribution lays them out. `fontTools` is needed only to cut the
-pictures out of the font, and only while the sample is being made.
+Each reader searches the folder of an unpacked package for its files by name, independently of the
+layout of a distribution. `fontTools` is required only to extract the images from the font when the
+sample is built.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Synset:
 
     Attributes:
         key: Part of speech and byte offset, e.g. `"n02084071"`; unique.
-        topic: Number of the lexicographer file (5 holds animals, 13 food, ...).
-        words: The lemmas as written, with spaces for underscores.
-        parents: Keys of the hypernyms, those of an instance included.
-        is_instance: Whether the synset is one individual ("Paris"), not a kind ("city").
+        topic: Number of the lexicographer file (5 contains animals, 13 food, ...).
+        words: The lemmas, with spaces instead of underscores.
+        parents: Keys of the hypernyms, including instance hypernyms.
+        is_instance: Whether the synset is an instance ("Paris") rather than a class ("city").
         definition: The gloss without its examples.
         examples: The quoted sentences of the gloss.
     """
@@ -49,7 +49,7 @@ class Synset:
 
 
 def find_file(root: Path, name: str) -> Path:
-    """Returns the one file below `root` whose path ends in `name`.
+    """Returns the only file below `root` whose path ends in `name`.
 
     Args:
         root: Folder of an unpacked package.
@@ -74,23 +74,23 @@ def split_gloss(gloss: str) -> tuple[str, tuple[str, ...]]:
         gloss: The text after the bar of a WordNet data line.
 
     Returns:
-        The definition, without a leading remark in brackets and empty where it holds a quotation,
-        and the examples.
+        The definition, without a leading remark in parentheses and empty if it contains a
+        quotation, and the examples.
     """
     head, quote, tail = gloss.partition('"')
     examples = tuple(example.strip(" ;,") for example in _EXAMPLE.findall(quote + tail))
-    # A quote inside the definition would cut it short; such a definition is of no use here.
+    # A definition with a quotation inside would be truncated there, so it is discarded.
     whole = not quote or head.rstrip().endswith((";", ":", ",", "-"))
     definition = re.sub(r"^\([^)]*\)\s*", "", head.strip(" ;,:-")) if whole else ""
     return " ".join(definition.split()), tuple(" ".join(e.split()) for e in examples if e)
 
 
 class WordNet:
-    """The WordNet database: synsets, senses in order of frequency, and counts of use.
+    """The WordNet database: synsets, senses in order of frequency, and usage counts.
 
     Args:
-        root: Folder that holds `data.*`, `index.*`, `noun.exc`, `verb.exc` and `cntlist.rev`, at
-            any depth.
+        root: Folder that contains `data.*`, `index.*`, `noun.exc`, `verb.exc` and `cntlist.rev`,
+            at any depth.
     """
 
     def __init__(self, root: Path):
@@ -122,7 +122,7 @@ class WordNet:
 
     @staticmethod
     def _lines(path: Path) -> Iterator[str]:
-        # The licence stands before the data, on lines that begin with two spaces.
+        # The licence precedes the data, on lines that begin with two spaces.
         for line in path.read_text("latin-1").splitlines():
             if line and not line.startswith("  "):
                 yield line
@@ -150,13 +150,13 @@ class WordNet:
                 examples=examples,
             )
 
-    def noun(self, lemma: str, topics: Iterable[int], number: int = 0) -> Synset:
+    def find_noun(self, lemma: str, topics: Iterable[int], number: int = 0) -> Synset:
         """Finds a noun's sense.
 
         Args:
             lemma: The noun.
-            topics: Lexicographer files that the sense may come from.
-            number: Sense number, from 1; 0 takes the most frequent sense within `topics`.
+            topics: Lexicographer files to search.
+            number: Sense number, from 1; 0 selects the most frequent sense within `topics`.
 
         Raises:
             KeyError: If there is no such sense.
@@ -170,8 +170,8 @@ class WordNet:
                 return self.synsets[key]
         raise KeyError(f"WordNet has no noun {lemma!r} within the files {sorted(wanted)}")
 
-    def below(self, key: str) -> dict[str, int]:
-        """Returns the synsets under one synset, itself included, with their distance from it."""
+    def descendants(self, key: str) -> dict[str, int]:
+        """Returns a synset and all its hyponyms, with their distance from it."""
         distance = {key: 0}
         queue = deque([key])
         while queue:
@@ -183,13 +183,13 @@ class WordNet:
         return distance
 
     def forms(self, lemma: str, pos: str) -> list[str]:
-        """Returns the forms that a word takes in a text, irregular ones included.
+        """Returns the inflected forms of a word, including irregular ones.
 
-        Rules come before exceptions, so that a few forms are among them that nobody uses.
+        Regular forms are also returned for irregular words, so a few forms are not in use.
 
         Args:
-            lemma: The word; of a compound, its last part is inflected.
-            pos: Part of speech; adjectives and adverbs have no forms here.
+            lemma: The word; of a compound, the last part is inflected.
+            pos: Part of speech; adjectives and adverbs are not inflected.
         """
         if pos not in "nv":
             return [lemma]
@@ -217,7 +217,7 @@ def read_emoji(root: Path) -> dict[str, str]:
     """Reads the English short names of the emoji.
 
     Args:
-        root: Folder that holds `annotations/en.xml` and `annotationsDerived/en.xml` below it.
+        root: Folder that contains `annotations/en.xml` and `annotationsDerived/en.xml`.
 
     Returns:
         The characters of each emoji, by its short name.
@@ -232,14 +232,14 @@ def read_emoji(root: Path) -> dict[str, str]:
 
 
 class EmojiFont:
-    """Cuts pictures out of a colour font that stores them as bitmaps (CBDT).
+    """Extracts images from a colour font that stores them as bitmaps (CBDT).
 
     Args:
-        root: Folder that holds `NotoColorEmoji.ttf` somewhere below.
+        root: Folder that contains `NotoColorEmoji.ttf`, at any depth.
     """
 
     def __init__(self, root: Path):
-        # Not imported above: only who makes the sample anew needs the library.
+        # Imported here, because the library is required only to build the sample.
         library: Any = importlib.import_module("fontTools.ttLib")
         font = library.TTFont(find_file(root, "NotoColorEmoji.ttf"))
         self.version: str = font["name"].getDebugName(5)
@@ -253,12 +253,12 @@ class EmojiFont:
                         parts = (first, *ligature.Component)
                         self._ligatures.setdefault(parts, ligature.LigGlyph)
 
-    def picture(self, emoji: str, size: int, colours: int) -> bytes:
+    def draw(self, emoji: str, size: int, colours: int) -> bytes:
         """Draws an emoji on a white square.
 
         Args:
             emoji: The characters of the emoji.
-            size: Height and width of the picture in pixels.
+            size: Height and width of the image in pixels.
             colours: Size of the palette; fewer colours make a smaller file.
 
         Returns:
@@ -276,8 +276,8 @@ class EmojiFont:
         canvas = Image.new("RGBA", (side, side), "white")
         corner = ((side - drawing.width) // 2, (side - drawing.height) // 2)
         canvas.alpha_composite(drawing, corner)
-        picture = canvas.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
-        reduced = picture.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        image = canvas.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+        reduced = image.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         stream = io.BytesIO()
         reduced.save(stream, "PNG", optimize=True)
         return stream.getvalue()

@@ -1,8 +1,7 @@
-"""Finds the texts of the embedded sample: sentences in which a word shows its type.
+"""Finds the texts of the embedded sample: sentences in which a word belongs to its type.
 
-A mention is a word of WordNet that stands for a type, such as "beagle" for mammals. `Senses`
-decides whether a form met in some text can be taken for the mention, and `find_candidates` goes
-through all glosses and examples.
+A mention is a WordNet word of a type, such as "beagle" of mammals. `Senses` decides whether a form
+in a text denotes the mention, and `find_candidates` searches all glosses and examples.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ from dataset_scripts.sample_recipe.concepts import (
     ACTIVITY_TYPES,
     CONCEPTS,
     INSTANCE_TYPES,
-    KIN_TOPICS,
+    RELATED_TOPICS,
     UNWANTED_MENTIONS,
     UNWANTED_PARTS,
     UNWANTED_TEXTS,
 )
 from dataset_scripts.sample_recipe.sources import WordNet
 
-# Where a text comes from: an example sentence of the mention's own entry, which has the right
-# sense for sure, or an example or a gloss of another entry.
+# The origin of a text: an example sentence of the mention's own entry, which certainly has the
+# right sense, or an example or a gloss of another entry.
 KINDS = ("own example", "example", "gloss")
-LONGEST_COMPOUND = 4
-SHORTEST_MENTION = 3
-SHORTEST_TEXT = 4
-LONGEST_TEXT = 40
-MOST_LIST_MARKS = 2
+MAX_COMPOUND_WORDS = 4
+MIN_MENTION_LENGTH = 3
+MIN_TEXT_WORDS = 4
+MAX_TEXT_WORDS = 40
+MAX_LIST_MARKS = 2
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 _NAME = r"(?:[A-Z][\w'-]*|\d[\d.,-]*)"
 _NAMES = re.compile(rf"\b{_NAME}(?: {_NAME})*")
@@ -44,16 +43,16 @@ class Mention:
     Attributes:
         word: The lemma as WordNet writes it.
         label: Name of the type.
-        concept: The noun whose pictures show the word.
+        concept: The noun whose images represent the word.
         synset: Key of the word's synset.
-        pictures: Short names of the pictures to choose from.
+        images: Short names of the images that may be used.
     """
 
     word: str
     label: str
     concept: str
     synset: str
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,9 @@ class Candidate:
         mention: The mention.
         text: The text.
         start: Offset of the mention in the text.
-        end: Offset behind the mention.
-        kind: Where the text comes from, one of `KINDS`.
-        source: Key of the synset whose gloss holds the text.
+        end: End offset of the mention, exclusive.
+        kind: Origin of the text, one of `KINDS`.
+        source: Key of the synset whose gloss contains the text.
     """
 
     mention: Mention
@@ -80,35 +79,35 @@ class Candidate:
 def read_concepts(wordnet: WordNet, emoji: dict[str, str]) -> list[Mention]:
     """Lists the mentions of all types.
 
-    A synset under several concepts of a type belongs to the nearest; one that falls under two
-    types belongs to neither.
+    A synset below several concepts of a type is assigned to the nearest; a synset below two types
+    is excluded.
 
     Args:
         wordnet: The database.
-        emoji: Short names of the pictures.
+        emoji: Characters of the emoji by their short names.
     """
     by_type = {}
     for label, (topics, table) in CONCEPTS.items():
         nearest: dict[str, tuple[int, str, tuple[str, ...]]] = {}
-        for concept, key, pictures in _parse(wordnet, emoji, topics, table):
-            for member, distance in wordnet.below(key).items():
+        for concept, key, images in _parse(wordnet, emoji, topics, table):
+            for member, distance in wordnet.descendants(key).items():
                 if member not in nearest or distance < nearest[member][0]:
-                    nearest[member] = (distance, concept, pictures)
+                    nearest[member] = (distance, concept, images)
         by_type[label] = nearest
     claims = Counter(member for nearest in by_type.values() for member in nearest)
     mentions = []
     for label, nearest in by_type.items():
-        for key, (_, concept, pictures) in nearest.items():
+        for key, (_, concept, images) in nearest.items():
             synset = wordnet.synsets[key]
             if claims[key] > 1 or (synset.is_instance and label not in INSTANCE_TYPES):
                 continue
             for word in synset.words:
                 if (
-                    len(word) >= SHORTEST_MENTION
+                    len(word) >= MIN_MENTION_LENGTH
                     and word not in UNWANTED_MENTIONS
                     and UNWANTED_PARTS.isdisjoint(word.split())
                 ):
-                    mentions.append(Mention(word, label, concept, key, pictures))
+                    mentions.append(Mention(word, label, concept, key, images))
     return mentions
 
 
@@ -116,7 +115,7 @@ def _parse(
     wordnet: WordNet, emoji: dict[str, str], topics: tuple[int, ...], table: str
 ) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     if table == "{}":
-        countries = wordnet.below(wordnet.noun("country", topics).key)
+        countries = wordnet.descendants(wordnet.find_noun("country", topics).key)
         for name in sorted(name for name in emoji if name.startswith("flag: ")):
             country = name.removeprefix("flag: ")
             for key in wordnet.senses.get((country.lower(), "n"), []):
@@ -127,15 +126,15 @@ def _parse(
     for entry in " ".join(table.split()).split(";"):
         noun, _, names = entry.strip().partition("=")
         noun, _, number = noun.partition(".")
-        pictures = tuple(name.strip() for name in (names or noun).split(","))
-        missing = [name for name in pictures if name not in emoji]
+        images = tuple(name.strip() for name in (names or noun).split(","))
+        missing = [name for name in images if name not in emoji]
         if missing:
-            raise KeyError(f"concept {noun!r}: no picture has the name {missing[0]!r}")
-        yield noun, wordnet.noun(noun, topics, int(number or 0)).key, pictures
+            raise KeyError(f"concept {noun!r}: no image has the name {missing[0]!r}")
+        yield noun, wordnet.find_noun(noun, topics, int(number or 0)).key, images
 
 
 class Senses:
-    """Decides whether a form alone can be taken in a mention's sense.
+    """Decides whether a form has the sense of a mention, without regard to its context.
 
     Args:
         wordnet: The database.
@@ -149,15 +148,15 @@ class Senses:
         for lemma, pos in wordnet.senses:
             for form in wordnet.forms(lemma, pos):
                 self._lemmas[form.lower(), pos].add(lemma)
-        self.is_plain = cache(self._is_plain)
+        self.is_unambiguous = cache(self._is_unambiguous)
 
-    def _is_plain(self, form: str, mention: Mention, at_start: bool) -> bool:
-        """Tells whether WordNet knows no other reading, or its counts of use speak against it.
+    def _is_unambiguous(self, form: str, mention: Mention, at_start: bool) -> bool:
+        """Returns whether WordNet has no other sense of a form, or only much rarer ones.
 
         Args:
-            form: The form as it stands in the text.
-            mention: What the form may stand for.
-            at_start: Whether the form opens the text, so that its capital tells nothing.
+            form: The form as it occurs in the text.
+            mention: The mention that the form may denote.
+            at_start: Whether the form begins the text, so that its capital is not informative.
         """
         is_name = mention.word != mention.word.lower()
         wanted = others = n_others = 0
@@ -170,13 +169,13 @@ class Senses:
                 for number, key in enumerate(self._wordnet.senses[lemma, pos], 1):
                     synset = self._wordnet.synsets[key]
                     written = [word for word in synset.words if word.lower() == lemma]
-                    # "China" is no china, and "china" no China.
+                    # "China" does not denote china, nor "china" China.
                     same_case = any((word != lemma) == is_name for word in written)
                     if pos == "n" and not (at_start or same_case):
                         continue
                     uses = self._wordnet.uses.get((lemma, pos, number), 0)
-                    kin = pos == "n" and synset.topic in KIN_TOPICS.get(mention.label, ())
-                    if key in self._own[mention.label] or kin:
+                    related = pos == "n" and synset.topic in RELATED_TOPICS.get(mention.label, ())
+                    if key in self._own[mention.label] or related:
                         wanted += uses
                     else:
                         others += uses
@@ -185,10 +184,10 @@ class Senses:
 
 
 class Matcher:
-    """Finds mentions in a text, the longest one at a place.
+    """Finds mentions in a text, except for those that are part of a longer expression.
 
     Args:
-        wordnet: The database; its many-word entries are what a mention may be a part of.
+        wordnet: The database; mentions inside its multi-word entries are skipped.
         mentions: The words to find.
     """
 
@@ -208,27 +207,27 @@ class Matcher:
         """Yields the mentions in a text with their offsets."""
         words = [(m.group(), m.start(), m.end()) for m in _WORD.finditer(text)]
         for first in range(len(words)):
-            for last in range(first, min(first + LONGEST_COMPOUND, len(words))):
+            for last in range(first, min(first + MAX_COMPOUND_WORDS, len(words))):
                 start, end = words[first][1], words[last][2]
                 form = text[start:end]
                 if first == 0 and form not in self._mentions:
                     form = form[0].lower() + form[1:]
                 if form not in self._mentions or self._is_part(text, words, first, last):
                     continue
-                # A tail as in "o'clock", or a word that is spoken about, as in "the word `cat'".
+                # The end of a word as in "o'clock", or a quoted word as in "the word `cat'".
                 if re.search(r"\w['’]$|`$", text[:start]):
                     continue
                 for mention in self._mentions[form]:
                     yield mention, start, end
 
     def _is_part(self, text: str, words: list[tuple[str, int, int]], first: int, last: int) -> bool:
-        for left in range(max(0, last - LONGEST_COMPOUND + 1), first + 1):
-            for right in range(last, min(left + LONGEST_COMPOUND, len(words))):
+        for left in range(max(0, last - MAX_COMPOUND_WORDS + 1), first + 1):
+            for right in range(last, min(left + MAX_COMPOUND_WORDS, len(words))):
                 if right - left > last - first:
                     wider = text[words[left][1] : words[right][2]].lower()
                     if wider in self._compounds:
                         return True
-        # Two capitals in a row are one name ("New Mexico", "Victoria Falls"), known or not.
+        # Two adjacent capitalised words are one name ("New Mexico"), even if WordNet lacks it.
         neighbours = [words[i][0] for i in (first - 1, last + 1) if 0 < i < len(words)]
         adjoining = text[: words[first][1]].endswith(" ") or first == 0
         return (
@@ -239,17 +238,17 @@ class Matcher:
 
 
 def label_pattern(label: str) -> re.Pattern[str]:
-    """Returns a pattern that finds the name of a type, or its last word, in a text."""
+    """Returns a pattern that matches the last word of a type's name, in singular or plural."""
     word = label.rsplit(maxsplit=1)[-1]
     stem = word[:-1] if word.endswith("y") else word
     return re.compile(rf"\b{re.escape(stem)}(y|ies|s|es)?\b", re.IGNORECASE)
 
 
 def is_usable(text: str, label: str) -> bool:
-    """Tells whether a text has a fit length, no name of its type and no known fault."""
+    """Returns whether a text has a suitable length and no name of its type or unwanted part."""
     return (
-        SHORTEST_TEXT <= len(text.split()) <= LONGEST_TEXT
-        and text.count(";") <= MOST_LIST_MARKS
+        MIN_TEXT_WORDS <= len(text.split()) <= MAX_TEXT_WORDS
+        and text.count(";") <= MAX_LIST_MARKS
         and not label_pattern(label).search(text)
         and not any(part in text for part in UNWANTED_TEXTS)
     )
@@ -258,13 +257,13 @@ def is_usable(text: str, label: str) -> bool:
 def skeleton(text: str, start: int, end: int) -> str:
     """Returns a text without its mention, names and numbers.
 
-    Texts of one skeleton follow one pattern ("a native or inhabitant of Peru"); a type in which
-    they abound could be told by the pattern.
+    Texts with the same skeleton follow a pattern ("a native or inhabitant of Peru"), from which a
+    type with many such texts could be inferred.
 
     Args:
         text: The text.
         start: Offset of the mention.
-        end: Offset behind the mention.
+        end: End offset of the mention, exclusive.
     """
     return _NAMES.sub("_", text[:start] + "_" + text[end:])
 
@@ -274,7 +273,7 @@ def find_candidates(wordnet: WordNet, mentions: list[Mention]) -> list[Candidate
 
     Args:
         wordnet: The database.
-        mentions: The words to look for.
+        mentions: The words to find.
     """
     own: dict[str, set[str]] = defaultdict(set)
     for mention in mentions:
@@ -288,9 +287,9 @@ def find_candidates(wordnet: WordNet, mentions: list[Mention]) -> list[Candidate
             for mention, start, end in matcher.find(text):
                 in_own_example = mention.synset == synset.key and kind == KINDS[1]
                 form = text[start:end]
-                if (in_own_example or senses.is_plain(form, mention, start == 0)) and is_usable(
-                    text, mention.label
-                ):
-                    kind_here = KINDS[0] if in_own_example else kind
-                    found.append(Candidate(mention, text, start, end, kind_here, synset.key))
+                if not in_own_example and not senses.is_unambiguous(form, mention, start == 0):
+                    continue
+                if is_usable(text, mention.label):
+                    origin = KINDS[0] if in_own_example else kind
+                    found.append(Candidate(mention, text, start, end, origin, synset.key))
     return found

@@ -1,17 +1,17 @@
-"""Reader of files tagged by token (BIO), the form of multimodal named entity corpora.
+"""Reader of files tagged by token (BIO), the format of multimodal named entity corpora.
 
     IMGID:00123
     Ada B-PER
     Lovelace I-PER
     wrote O
 
-A line holds a token and, last, its tag; a blank line ends a document; a line `IMGID:` before it
-names its picture, with or without the file's ending. Each mention makes a record for typing whose
-text is the whole document. B and I tags are read as they stand, and so are E (like I) and S (like
-B) of the BIOES form. An I or E that continues no mention is none: it is noted, its token read as O.
-Tokens are joined by a space, or, where the text is tagged by character, by nothing.
+Each line consists of a token and, in the last column, its tag; a blank line ends a document; a line
+`IMGID:` before it names its image, with or without a suffix. Each mention becomes a typing record
+whose text is the whole document. Besides B and I, the BIOES tags E (like I) and S (like B) are
+supported. An I or E that continues no mention is noted and read as O. Tokens are joined by a space,
+or without one if the text is tagged by character.
 
-Source of the form: Ramshaw and Marcus, "Text Chunking using Transformation-Based Learning", 1995;
+Source of the format: Ramshaw and Marcus, "Text Chunking using Transformation-Based Learning", 1995;
 of the `IMGID:` line: Zhang et al., "Adaptive Co-attention Network for Named Entity Recognition in
 Tweets", AAAI 2018.
 """
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..corpus import Corpus, DataReport
-from ..files import files_of, find_files, read_lines
+from ..files import find_files, list_files, read_lines
 from ..images import Stems, picture_path
 from ..options import SourceOptions
 from ..schema import Place, Record, RecordError, check_image_name, check_record, show
@@ -32,31 +32,31 @@ SUFFIXES = (".bio", ".bioes", ".conll", ".iob", ".txt")
 IMAGE_MARK = "IMGID:"
 MAX_LINE_BYTES = 65_536
 
-# From this share of one-character tokens on, a text counts as tagged by character.
+# From this proportion of one-character tokens on, a text counts as tagged by character.
 _BY_CHARACTER = 0.9
 
 
 def text_files(options: SourceOptions) -> list[Path]:
-    """Returns the one file, or all tagged files of the folder.
+    """Returns the file, or all tagged files of the folder.
 
     Raises:
-        ValueError: If nothing is given, or two files differ in their ending alone: they would be
-            the same text in two forms, and their records have the same ids.
+        ValueError: If nothing is given, or two files differ only in their suffix, so that their
+            records would have the same ids.
         FileNotFoundError: If there is no such file.
     """
     found = find_files(options.data_dir, SUFFIXES)
     if len({file.stem for file in found}) < len(found):
         names = [file.name for file in found]
         raise ValueError(
-            f"{options.data_dir}: expected files whose names differ before the ending, found "
+            f"{options.data_dir}: expected files whose names differ without their suffix, found "
             f"{names}"
         )
     return found
 
 
 def image_files(options: SourceOptions) -> Iterable[Path]:
-    """Returns all files of the picture folder, for the cache key."""
-    return files_of(options.image_root)
+    """Returns all files of the image folder, for the cache key."""
+    return list_files(options.image_root)
 
 
 @dataclass
@@ -69,7 +69,7 @@ class _Mention:
 
 @dataclass
 class _Document:
-    """The tokens between two blank lines, and what is wrong with them."""
+    """The tokens between two blank lines, and the errors in these lines."""
 
     image: str | None = None
     tokens: list[str] = field(default_factory=list)
@@ -82,7 +82,7 @@ class _Document:
         """Adds a token with its tag.
 
         Raises:
-            RecordError: If the tag is none.
+            RecordError: If the tag is invalid.
         """
         kind, dash, label = tag.partition("-")
         if tag != "O" and not (kind in "BIES" and len(kind) == 1 and dash and label.strip()):
@@ -105,19 +105,19 @@ def read(options: SourceOptions) -> Corpus:
     """Reads the files.
 
     Args:
-        options: File or folder, picture folder, joiner, what to do with a faulty document.
+        options: File or folder, image folder, joiner, handling of invalid documents.
 
     Returns:
         A record for each mention, in the order of the files, with ids such as `"train-000123"`
         (file and line of the mention's first token).
 
     Raises:
-        ValueError: If an option does not fit or no mention is found.
-        RecordError: If a line is faulty and `options.on_error` is `"raise"`. Otherwise its document
-            is left out, and each of its mentions counted.
+        ValueError: If an option does not apply or no mention is found.
+        RecordError: If a line is invalid and `options.on_error` is `"raise"`. Otherwise its
+            document is left out, and each of its mentions is counted.
     """
     if options.task not in (None, "typing"):
-        raise ValueError(f"task: tagged files are for typing, got {options.task!r}")
+        raise ValueError(f"task: expected 'typing' for tagged files, got {options.task!r}")
     root = options.image_root
     stems = Stems(root)
     paths = text_files(options)
@@ -133,7 +133,7 @@ def read(options: SourceOptions) -> Corpus:
                 options.handle(error, report)
             for mention in document.mentions:
                 report.records_in += 1
-                reason = "in a document with a faulty line"
+                reason = "in a document with an invalid line"
                 report.leave_out(reason, mention.place, mention.label)
     joiner = _joiner(options, documents)
     report.settings |= {"joiner": "space" if joiner else "none", "documents": len(documents)}
@@ -156,10 +156,10 @@ def read(options: SourceOptions) -> Corpus:
             }
             try:
                 records.append(check_record(values, mention.place, task="typing"))
-            except RecordError as error:  # a mention of white space alone
+            except RecordError as error:  # a blank mention
                 options.handle(error, report)
     if not records:
-        raise ValueError(f"{options.data_dir}: no usable mention in {[p.name for p in paths]}")
+        raise ValueError(f"{options.data_dir}: no valid mention in {[p.name for p in paths]}")
     return Corpus("typing", records, report, image_root=root)
 
 
@@ -170,7 +170,7 @@ def _documents(path: Path, root: Path | None, stems: Stems) -> Iterator[_Documen
     for place, line in read_lines(path, MAX_LINE_BYTES):
         assert place.line is not None
         mark = isinstance(line, str) and line.startswith((IMAGE_MARK, "-DOCSTART-"))
-        # read_lines passes over blank lines: a gap in the numbers is one.
+        # read_lines skips blank lines, which leave gaps in the line numbers.
         if mark or place.line > line_before + 1:
             if document.tokens or document.errors:
                 yield document
@@ -184,10 +184,10 @@ def _documents(path: Path, root: Path | None, stems: Stems) -> Iterator[_Documen
             if line.startswith(IMAGE_MARK):
                 document.image = _image(line.removeprefix(IMAGE_MARK).strip(), place, root, stems)
             elif not mark:
-                # Not split(): an ideographic space may be a token.
+                # Unlike split(), this keeps an ideographic space as a token.
                 columns = line.split("\t" if "\t" in line else " ")
                 if len(columns) < 2 or not columns[0] or not columns[-1].strip():
-                    expected = "a token and a tag, with a space or a tab between"
+                    expected = "a token and a tag, separated by a space or a tab"
                     raise RecordError(place, "(line)", expected, show(line), "not a token")
                 document.add(columns[0], columns[-1].strip(), place)
         except RecordError as error:
@@ -197,7 +197,7 @@ def _documents(path: Path, root: Path | None, stems: Stems) -> Iterator[_Documen
 
 
 def _image(name: str, place: Place, root: Path | None, stems: Stems) -> str | None:
-    """Returns the name of a document's picture."""
+    """Returns the name of a document's image."""
     if not name:
         return None
     image = check_image_name(name, place, "IMGID")
@@ -209,7 +209,7 @@ def _image(name: str, place: Place, root: Path | None, stems: Stems) -> str | No
 
 
 def _joiner(options: SourceOptions, documents: list[tuple[str, _Document]]) -> str:
-    """Returns what stands between two tokens."""
+    """Returns the separator between two tokens."""
     if options.joiner != "auto":
         return " " if options.joiner == "space" else ""
     tokens = sum(len(document.tokens) for _, document in documents)

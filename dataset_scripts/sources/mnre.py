@@ -1,16 +1,16 @@
-"""Reader of MNRE, the relation data of tweets with a picture, in both published versions.
+"""Reader of MNRE, relations in tweets with images, in both published versions.
 
-The files hold one Python dict literal a line: `token` (list of strings), `h` and `t` (`name`, and
+Each line of the files is a Python dict literal: `token` (list of strings), `h` and `t` (`name`, and
 `pos` as a token span with exclusive end), `img_id` and `relation`. Lines are parsed by
-`ast.literal_eval`, which builds values and never runs code. The three published files are merged
-and split again by the protocol; their relation "None" stands for no relation and is left out.
+`ast.literal_eval`, which does not execute code. The three published files are merged and split
+again by the protocol; records with the relation "None", which means no relation, are left out.
 
-Version 2 has 23 relations and names its pictures by file; version 1 has 31, and some of its image
-ids are whole numbers: the name of the file without its ending. Nothing else differs, so that which
-version a folder holds need not be said.
+Version 2 has 23 relations and identifies images by file name; version 1 has 31, and some of its
+image ids are integers: the file name without its suffix. There is no other difference, so the
+version need not be specified.
 
 Source: Zheng et al., "Multimodal Relation Extraction with Efficient Graph Alignment", 2021, for the
-data; HMGRL, data protocol, for what is done with it.
+data; HMGRL, data protocol, for their use.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..corpus import Corpus, DataReport
-from ..files import files_of, find_parts, read_lines
+from ..files import find_parts, list_files, read_lines
 from ..images import Stems, picture_path
 from ..options import SourceOptions
 from ..schema import (
@@ -33,14 +33,14 @@ from ..schema import (
     check_image_name,
     check_record,
     check_string,
-    difference,
+    name_difference,
     require,
     show,
 )
 
 NO_RELATION = "None"
 
-# The longest published line has 414 characters; a literal's parser is given no chance to choke.
+# The longest published line has 414 characters; the limit protects the parser of literals.
 MAX_LINE_BYTES = 65_536
 
 
@@ -49,31 +49,31 @@ def text_files(options: SourceOptions) -> list[Path]:
 
     Raises:
         ValueError: If no folder is given.
-        FileNotFoundError: If one of the files is absent.
+        FileNotFoundError: If one of the files does not exist.
     """
     return list(find_parts(options.data_dir, ".txt", "MNRE").values())
 
 
 def image_files(options: SourceOptions) -> Iterable[Path]:
-    """Returns all files of the picture folder, for the cache key."""
-    return files_of(options.image_root)
+    """Returns all files of the image folder, for the cache key."""
+    return list_files(options.image_root)
 
 
 def read(options: SourceOptions) -> Corpus:
     """Reads the three files.
 
     Args:
-        options: Folder, picture folder, what to do with a faulty line.
+        options: Folder, image folder, handling of invalid lines.
 
     Returns:
         Records with ids such as `"train-000123"` (file and line), in the order of the files.
 
     Raises:
-        ValueError: If an option does not fit.
-        RecordError: If a line is faulty and `options.on_error` is `"raise"`.
+        ValueError: If an option does not apply.
+        RecordError: If a line is invalid and `options.on_error` is `"raise"`.
     """
     if options.task not in (None, "relation"):
-        raise ValueError(f"task: MNRE holds relations, got {options.task!r}")
+        raise ValueError(f"task: expected 'relation' for MNRE, got {options.task!r}")
     root = options.image_root
     report = DataReport("mnre")
     records: list[Record] = []
@@ -94,11 +94,11 @@ def read(options: SourceOptions) -> Corpus:
 
 
 def _parse(line: str, place: Place) -> dict[str, Any]:
-    """Returns the dict that a line writes out."""
+    """Parses the dict literal of a line."""
     expected = "a Python dict literal"
     try:
         with warnings.catch_warnings():
-            # The compiler warns of "\d" and the like in other people's strings.
+            # The compiler warns of invalid escapes such as "\d" in the data.
             warnings.simplefilter("ignore")
             values = ast.literal_eval(line)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
@@ -117,7 +117,7 @@ def _record(
     stems: Stems,
     report: DataReport,
 ) -> Record | None:
-    """Returns the record of one line, or None for "None", which it counts."""
+    """Returns the record of a line, or None for the relation "None", which is counted."""
     relation = check_string(require(values, "relation", place, "a relation"), "relation", place)
     tokens = require(values, "token", place, "the tokens")
     if not isinstance(tokens, list) or not tokens:
@@ -132,7 +132,7 @@ def _record(
         spans.append(span)
         found = text[slice(*span)]
         if found != name:
-            kind = f"mention differs from span ({difference(found, name)})"
+            kind = f"mention differs from span ({name_difference(found, name)})"
             notes.append((kind, f"{side}: name {name!r}, span {found!r}"))
     image = require(values, "img_id", place, "a file name or a number")
     if isinstance(image, int) and not isinstance(image, bool):
@@ -155,7 +155,7 @@ def _record(
     if record.overlap:
         notes.append(("head and tail overlap", record.overlap))
     if relation == NO_RELATION:
-        report.leave_out(f"relation {NO_RELATION!r}", place, "stands for no relation")
+        report.leave_out(f"relation {NO_RELATION!r}", place, "means no relation")
         return None
     for kind, detail in notes:
         report.note(kind, place, detail)
@@ -179,6 +179,6 @@ def _mention(value: object, side: str, tokens: list[str], place: Place) -> tuple
     if not 0 <= first < end <= len(tokens):
         expected = f"0 ≤ start < end ≤ {len(tokens)} tokens"
         raise RecordError(place, field, expected, show(pos), "out of range")
-    # One space stands between two tokens, and so before every token but the first.
+    # Tokens are joined by a space, which precedes every token except the first.
     start = sum(len(token) + 1 for token in tokens[:first])
     return (start, start + len(" ".join(tokens[first:end]))), name

@@ -2,10 +2,10 @@
 
     {"id": "a1", "text": "…", "image": "pictures/1.jpg", "spans": [[4, 9]], "label": "person"}
 
-`id`, `image` and `split` may be absent, and `mention` may stand in place of `spans`. If every
-record names its split, these are used; otherwise the protocol divides labels and samples. Picture
-names are relative to the picture folder (by default that of the file) and must stay inside it;
-Parquet files and data sets may hold the pictures themselves.
+`id`, `image` and `split` are optional, and `mention` may replace `spans`. If every record specifies
+its split, these are used; otherwise the protocol splits labels and samples. Image
+names are relative to the image folder (by default that of the file) and must stay inside it;
+Parquet files and data sets may contain the images themselves.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from .tables import SUFFIXES, Table, open_dataset, open_table
 
 
 def text_files(options: SourceOptions) -> list[Path]:
-    """Returns the one file; none where a data set is given.
+    """Returns the file, or an empty list if a data set is given.
 
     Args:
         options: `data_dir` is the file, or a folder that holds one `*.jsonl`, `*.csv` or
             `*.parquet`.
 
     Raises:
-        ValueError: If nothing is given, or the folder holds several such files.
-        FileNotFoundError: If there is no such file.
+        ValueError: If nothing is given, or the folder contains several such files.
+        FileNotFoundError: If the file does not exist.
     """
     if options.dataset is not None:
         return []
@@ -41,19 +41,19 @@ def text_files(options: SourceOptions) -> list[Path]:
         kinds = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
         names = [file.name for file in found]
         raise ValueError(
-            f"{options.data_dir}: expected one file of {kinds}, found {names}; name the file itself"
+            f"{options.data_dir}: expected one file of {kinds}, found {names}; specify one of them"
         )
     return found
 
 
 def image_files(options: SourceOptions) -> Iterable[Path]:
-    """Returns the pictures that the records name, for the cache key.
+    """Returns the images that the records name, for the cache key.
 
-    Only these: the picture folder may be a home folder with a million other files.
+    Other files of the image folder are not listed: it may be a home folder with a million of them.
     """
-    table, root = _table(options, "Looking for pictures in")
+    table, root = _table(options, "Looking for images in")
     names: set[str] = set()
-    # What is wrong with a row or a file is said by read(), not here.
+    # Errors of rows and files are reported by read().
     with suppress(RecordError):
         for place, name in table.image_names():
             if not isinstance(name, str) or name in names:
@@ -70,16 +70,16 @@ def read(options: SourceOptions) -> Corpus:
     """Reads the file or the data set.
 
     Args:
-        options: File, folder or data set, picture folder, task, label lists, what to do with a
-            faulty record. Without a task the first good record decides, and all must agree.
+        options: File, folder or data set, image folder, task, label lists, handling of invalid
+            records. Without a task, the first valid record determines it for all.
 
     Returns:
-        The records in their order. A record without id is known by its line.
+        The records in their order. Records without an id are identified by their line.
 
     Raises:
-        ValueError: If an option does not fit, or given splits do not make a partition.
-        RecordError: If a record is faulty and `options.on_error` is `"raise"`; in any case if a
-            file is no CSV, since what follows the fault cannot be told apart.
+        ValueError: If an option does not apply, or the given splits do not define a partition.
+        RecordError: If a record is invalid and `options.on_error` is `"raise"`; always if a file is
+            not valid CSV, since the following rows cannot be separated.
     """
     table, root = _table(options, "Reading")
     given = options.given_partition
@@ -88,7 +88,7 @@ def read(options: SourceOptions) -> Corpus:
     records: list[Record] = []
     task: Task | None = options.task
     line_of_id: dict[str, int | None] = {}
-    checked_pictures: set[str] = set()
+    checked_images: set[str] = set()
     for place, values in table.rows():
         report.records_in += 1
         try:
@@ -96,14 +96,14 @@ def read(options: SourceOptions) -> Corpus:
                 raise values
             record = check_record(values, place, task, labels, f"{place.unit}-{place.line:06d}")
             name = record.image
-            if name is not None and name not in table.pictures and name not in checked_pictures:
+            if name is not None and name not in table.images and name not in checked_images:
                 if root is None:
-                    expected = "a picture folder (image_dir) for pictures that are named"
-                    raise RecordError(place, "image", expected, "None", "no picture folder")
+                    expected = "an image folder (image_dir) for records that name an image"
+                    raise RecordError(place, "image", expected, "None", "no image folder")
                 picture_path(name, root, place)
-                checked_pictures.add(name)
+                checked_images.add(name)
             if record.id in line_of_id:
-                found = f"{record.id!r}, which {place.unit} {line_of_id[record.id]} has too"
+                found = f"{record.id!r}, also in {place.unit} {line_of_id[record.id]}"
                 raise RecordError(place, "id", "a unique id", found, "duplicated")
             if records and (record.split is None) != (records[0].split is None):
                 expected = "a split in every record or in none"
@@ -113,20 +113,20 @@ def read(options: SourceOptions) -> Corpus:
             options.handle(error, report)
             continue
         for name in sorted(set(values) - set(FIELDS)):
-            report.note(f"unknown field {name!r}", place, "not used")
+            report.note(f"unknown field {name!r}", place, "ignored")
         if common := record.overlap:
             report.note("head and tail overlap", place, common)
         task = record.task
         line_of_id[record.id] = place.line
         records.append(record)
     if task is None or not records:
-        raise ValueError(f"{table.name}: no usable record in it")
+        raise ValueError(f"{table.name}: expected at least one valid record, got none")
     partition = None if records[0].split is None else _partition(records, options)
-    return Corpus(task, records, report, partition, image_root=root, pictures=table.pictures)
+    return Corpus(task, records, report, partition, image_root=root, images=table.images)
 
 
 def _table(options: SourceOptions, purpose: str) -> tuple[Table, Path | None]:
-    """Returns the rows and the picture folder."""
+    """Returns the rows and the image folder."""
     root = options.image_root
     if options.dataset is not None:
         return open_dataset(options.dataset, purpose), root
@@ -135,10 +135,10 @@ def _table(options: SourceOptions, purpose: str) -> tuple[Table, Path | None]:
 
 
 def _partition(records: list[Record], options: SourceOptions) -> ClassPartition:
-    """Returns the partition that the records' own splits make."""
+    """Returns the partition defined by the splits of the records."""
     if options.counts is not None or options.given_partition is not None:
         raise ValueError(
-            "counts and label lists: not wanted here, the records themselves name their split"
+            "counts, label lists: expected none, since the records specify their splits"
         )
     labels = {split: {r.label for r in records if r.split == split} for split in SPLITS}
     for split in SPLITS:
@@ -149,14 +149,14 @@ def _partition(records: list[Record], options: SourceOptions) -> ClassPartition:
     if both := validation_unseen & test_unseen:
         raise ValueError(
             f"split: the labels {sorted(both)} are in validation and in test but not in train; "
-            "expected an unseen label in one of the two, so that nothing tuned on validation has "
-            "met it"
+            "expected each unseen label in only one of them, so that test-unseen labels are not "
+            "used for tuning"
         )
     for split, unseen in (("validation", validation_unseen), ("test", test_unseen)):
         if not unseen:
             raise ValueError(
                 f"split: every label of {split!r} is also in 'train'; expected at least one that "
-                "is not, or no splits, so that the protocol draws unseen labels"
+                "is not, or no splits, so that the protocol selects unseen labels"
             )
     return ClassPartition(
         tuple(sorted(seen)), tuple(sorted(validation_unseen)), tuple(sorted(test_unseen))

@@ -1,7 +1,7 @@
-"""Reader of the embedded sample: entity typing with free pictures.
+"""Reader of the embedded sample: entity typing with openly licensed images.
 
-The sample comes with the package, so that every command has something to run on. What it holds and
-where it comes from is told in `sample_data/README.md`.
+The sample is part of the package, so that every command can be tried without other data. Its
+content and its sources are described in `sample_data/README.md`.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ ROWS = "sample.parquet"
 
 
 def text_files(options: SourceOptions) -> list[Path]:
-    """Returns the file of the sample; the pictures lie in it.
+    """Returns the file of the sample, which contains the images.
 
     Raises:
-        ValueError: If the options ask for other files or another task.
-        FileNotFoundError: If the package was installed without it.
+        ValueError: If the options specify other files or another task.
+        FileNotFoundError: If the package was installed without the sample.
     """
     if options.data_dir is not None or options.image_dir is not None:
-        raise ValueError("data_dir, image_dir: not wanted, the sample is part of the package")
+        raise ValueError("data_dir, image_dir: expected none, the sample is part of the package")
     if options.task not in (None, "typing"):
-        raise ValueError(f"task: the sample is for typing, got {options.task!r}")
+        raise ValueError(f"task: expected 'typing' for the sample, got {options.task!r}")
     path = FOLDER / ROWS
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: the embedded sample is not there")
+        raise FileNotFoundError(f"{path}: the embedded sample is missing")
     return [path]
 
 
 def image_files(options: SourceOptions) -> Iterable[Path]:  # noqa: ARG001
-    """Returns nothing: the pictures are part of the file."""
+    """Returns nothing: the images are part of the file."""
     return []
 
 
@@ -45,24 +45,24 @@ def read(options: SourceOptions) -> Corpus:
     """Reads the sample.
 
     Args:
-        options: What to do with a faulty record.
+        options: Handling of invalid records.
 
     Returns:
-        The records in the order of the file, with their pictures in memory.
+        The records in the order of the file, with their images in memory.
     """
     [path] = text_files(options)
     report = DataReport("sample")
     records: list[Record] = []
-    pictures: dict[str, bytes] = {}
+    images: dict[str, bytes] = {}
     for number, row in enumerate(parquet.read_table(path).to_pylist(), 1):
         place = Place(path.name, number)
         report.records_in += 1
-        picture, content = row["picture"], row["image"]
+        image, content = row["picture"], row["image"]
         if content is not None:
-            pictures[picture] = content["bytes"]
+            images[image] = content["bytes"]
         try:
-            values = {**row, "image": picture if content is not None else None}
+            values = {**row, "image": image if content is not None else None}
             records.append(check_record(values, place, task="typing"))
         except RecordError as error:
             options.handle(error, report)
-    return Corpus("typing", records, report, pictures=pictures)
+    return Corpus("typing", records, report, images=images)

@@ -1,8 +1,8 @@
-"""Rows of a user's own records, whatever holds them: JSON Lines, CSV, Parquet, `datasets.Dataset`.
+"""Rows of a user's own records, from JSON Lines, CSV, Parquet or a `datasets.Dataset`.
 
-Each form gives the same: a place and a mapping of fields for each row, or what is wrong with it.
-Pictures that a table holds as bytes are not kept in memory: a row's `image` becomes a name made of
-their content, and `Table.pictures` reads them again, one batch of rows at a time.
+Every format yields for each row a place and a mapping of fields, or an error. Images stored in a
+table are not kept in memory: a row's `image` becomes a name derived from the content, by which
+`Table.images` loads the image again, one batch of rows at a time.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
 from pyarrow import parquet
 
-from ..files import raw_lines, read_lines, without_repeats
+from ..files import raw_lines, read_lines, reject_repeated_keys
 from ..schema import FIELDS, Place, RecordError, show
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 
-# Room for a long document in one line, and a bound on what a file without line ends can ask for.
+# Sufficient for a long document in one line, and a limit for files without line ends.
 MAX_LINE_BYTES = 4 * 1024 * 1024
 
-# Rows of a table of pictures that are in memory at a time.
+# Number of rows of a table with images that are in memory at a time.
 _BATCH_ROWS = 64
 
-# A picture of more bytes than this is not read.
-MAX_PICTURE_BYTES = 64 * 1024 * 1024
+# Larger image files are not read.
+MAX_IMAGE_BYTES = 64 * 1024 * 1024
 
 Rows = Iterator[tuple[Place, "Mapping[str, Any] | RecordError"]]
 
@@ -41,32 +41,32 @@ class Batches(Protocol):
     """Opens the rows of a table in Arrow."""
 
     def __call__(self, first: int, column: str | None = None) -> Iterator[pa.Table]:
-        """Yields the rows from `first` on: all columns, or one, or a field of one ("a.b")."""
+        """Yields the rows from `first` on: all columns, one column, or a field of one ("a.b")."""
 
 
 @dataclass
 class Table:
-    """The rows of a file or data set, and the pictures in it.
+    """The rows of a file or data set, and the images stored in it.
 
     Attributes:
-        name: Name for errors and reports.
-        rows: Opens the rows.
-        image_names: Opens the names of picture files alone, as they stand.
-        pictures: Pictures held as bytes, by the name that stands in the field `image`. It knows
-            those of the rows that were read.
+        name: Name in errors and reports.
+        rows: Returns an iterator over the rows.
+        image_names: Returns an iterator over the names of image files, not validated.
+        images: Content of stored images, by the name in the field `image`. Contains the images of
+            the rows read so far.
     """
 
     name: str
     rows: Callable[[], Rows]
     image_names: Callable[[], Iterator[tuple[Place, object]]]
-    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    images: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def open_table(path: Path, purpose: str = "Reading") -> Table:
-    """Opens a file by its ending.
+    """Opens a file according to its suffix.
 
     Raises:
-        ValueError: If the ending is none of `SUFFIXES`, or the file is no Parquet file.
+        ValueError: If the suffix is not one of `SUFFIXES`, or a Parquet file is invalid.
     """
     kind = path.suffix.lower()
     if kind == ".jsonl":
@@ -76,17 +76,17 @@ def open_table(path: Path, purpose: str = "Reading") -> Table:
     if kind == ".parquet":
         return _arrow_table(path.name, *_parquet(path), purpose)
     raise ValueError(
-        f"{path}: expected a file whose name ends in {', '.join(SUFFIXES)}; archives are not "
-        "opened, unpack them first"
+        f"{path}: expected a file whose name ends in {', '.join(SUFFIXES)}; archives must be "
+        "unpacked first"
     )
 
 
 def open_dataset(dataset: datasets.Dataset, purpose: str = "Reading") -> Table:
-    """Opens a data set in memory or of another loader."""
+    """Opens a data set from memory or from another loader."""
     arrow = dataset.with_format("arrow")
 
     def batches(first: int, column: str | None = None) -> Iterator[pa.Table]:
-        if column == "image.path":  # without the bytes beside it, which rows would copy
+        if column == "image.path":  # selecting rows would copy the bytes of the images as well
             paths = pc.struct_field(dataset.data.column("image"), "path")
             if dataset._indices is not None:
                 paths = paths.take(dataset._indices.column(0))
@@ -115,7 +115,7 @@ def _json_rows(path: Path, purpose: str) -> Rows:
             yield place, line
             continue
         try:
-            yield place, json.loads(line, object_pairs_hook=without_repeats)
+            yield place, json.loads(line, object_pairs_hook=reject_repeated_keys)
         except json.JSONDecodeError as error:
             found = f"{error.msg} at character {error.pos} of {show(line)}"
             yield place, RecordError(place, "(line)", "one JSON object", found, "not JSON")
@@ -131,10 +131,10 @@ def _csv_rows(path: Path, purpose: str) -> Rows:
             if length > MAX_LINE_BYTES:
                 expected = f"a line of at most {MAX_LINE_BYTES} bytes"
                 raise RecordError(place, "(line)", expected, f"{length} bytes", "too long")
-            # What is no UTF-8 is found again in the cell it belongs to.
+            # Bytes that are not UTF-8 are reported later, with the cell that contains them.
             yield raw.decode("utf-8-sig" if start == 0 else "utf-8", "surrogateescape")
 
-    # Only lines are bounded above; a cell may have many.
+    # Only lines are limited so far, but a cell may span many lines.
     csv.field_size_limit(MAX_LINE_BYTES)
     reader = csv.reader(lines(), strict=True)
     first = 1
@@ -144,16 +144,16 @@ def _csv_rows(path: Path, purpose: str) -> Rows:
         first = reader.line_num + 1
         for cells in reader:
             place, first = Place(path.name, first), reader.line_num + 1
-            if cells:  # a blank line has none
+            if cells:  # blank lines have no cells
                 yield place, _csv_record(header, cells, place)
     except csv.Error as error:
-        # A quote left open runs to the end of the file; what is wrong is where it began.
+        # An unclosed quote extends to the end of the file; the error is reported where it begins.
         found = f"{error} in line {reader.line_num}"
         raise RecordError(Place(path.name, first), "(line)", "CSV", found, "not CSV") from None
 
 
 def _check_header(header: list[str], place: Place) -> None:
-    expected = "a header with text, label, and spans or mention; and, if wanted, id, image, split"
+    expected = "a header with text, label, spans or mention, and optionally id, image, split"
     missing = [name for name in ("text", "label") if name not in header]
     if missing or not {"spans", "mention"} & set(header):
         raise RecordError(place, "(header)", expected, show(header), "columns missing")
@@ -170,7 +170,7 @@ def _csv_record(header: list[str], cells: list[str], place: Place) -> dict[str, 
         if bad := [char for char in cell if "\udc80" <= char <= "\udcff"]:
             found = f"byte 0x{ord(bad[0]) - 0xDC00:02x} in {show(cell)}"
             return RecordError(place, name, "UTF-8", found, "not UTF-8")
-        # An empty cell is all that CSV has to say "none".
+        # CSV represents a missing value by an empty cell.
         values[name] = cell if cell or name not in FIELDS else None
     parsed: dict[str, Any] = {}
     for name in ("spans", "mention"):
@@ -186,7 +186,7 @@ def _csv_record(header: list[str], cells: list[str], place: Place) -> dict[str, 
 
 
 def _parquet(path: Path) -> tuple[datasets.Features, int, Batches]:
-    """Opens a Parquet file: its columns, its number of rows, and its rows from any on."""
+    """Opens a Parquet file; returns its columns, its number of rows, and a reader of its rows."""
     try:
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
@@ -196,7 +196,7 @@ def _parquet(path: Path) -> tuple[datasets.Features, int, Batches]:
             raise ValueError(f"columns repeated: {show(schema.names)}")
         used = [schema.field(name) for name in schema.names if name in FIELDS]
         features = datasets.Features.from_arrow_schema(pa.schema(used, schema.metadata))
-    except Exception as error:  # what the file says of its columns makes `datasets` raise anything
+    except Exception as error:  # invalid metadata make `datasets` raise errors of any type
         found = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path}: expected a Parquet file, got: {found}") from None
 
@@ -228,23 +228,24 @@ def _arrow_table(
     purpose: str,
     local: bool = False,
 ) -> Table:
-    """Returns the table of columns in Arrow; a `ClassLabel` gives names, an `Image` bytes.
+    """Returns a table of Arrow columns, with names for a `ClassLabel` and bytes for an `Image`.
 
-    Only if it is `local`, made on this machine, are pictures opened that it names by absolute path.
+    Images given by an absolute path are read only if the table is `local`, i.e. was made on this
+    machine.
     """
-    pictures = _Pictures(batches)
+    images = _ImageColumn(batches)
 
     def rows() -> Rows:
         number = 0
         with datasets.utils.tqdm(total=length, desc=f"{purpose} {name}", unit=" rows") as progress:
             for table in batches(0):
-                # Of other columns only the names are told; their values may be none of Python's.
+                # Of other columns only the names are used: their values may have no Python type.
                 others = dict.fromkeys(set(table.column_names) - set(FIELDS))
                 for values in _rows_of(table.drop_columns(list(others))):
                     number += 1
                     place = Place(name, number, "row")
                     if isinstance(values, dict):
-                        record = _arrow_record(values, features, pictures, place, local)
+                        record = _arrow_record(values, features, images, place, local)
                         yield place, record if isinstance(record, RecordError) else record | others
                     else:
                         column, found = values
@@ -269,16 +270,16 @@ def _arrow_table(
                     value["path"] if isinstance(value, dict) else value,
                 )
 
-    return Table(name, rows, image_names, pictures)
+    return Table(name, rows, image_names, images)
 
 
 def _rows_of(table: pa.Table) -> Iterator[dict[str, Any] | tuple[str, str]]:
-    """Yields the rows, or the column of one that is not UTF-8 and what stands there.
+    """Yields the rows; for a row that is not UTF-8, the column and a description instead.
 
-    Arrow takes any bytes for a string and only looks at them when Python asks for it.
+    Arrow does not validate strings until they are converted to Python objects.
     """
     try:
-        # Without columns Arrow forgets that there are rows.
+        # to_pylist() of a table without columns would return no rows.
         yield from table.to_pylist() if table.column_names else [{}] * len(table)
         return
     except UnicodeDecodeError:
@@ -298,7 +299,7 @@ def _rows_of(table: pa.Table) -> Iterator[dict[str, Any] | tuple[str, str]]:
 def _arrow_record(
     values: dict[str, Any],
     features: datasets.Features,
-    pictures: _Pictures,
+    images: _ImageColumn,
     place: Place,
     local: bool,
 ) -> dict[str, Any] | RecordError:
@@ -308,36 +309,36 @@ def _arrow_record(
     kind = features.get("label")
     if isinstance(kind, datasets.ClassLabel) and label is not None:
         if not 0 <= label < kind.num_classes:
-            expected = f"a number of one of {kind.num_classes} names"
+            expected = f"the index of one of {kind.num_classes} names"
             return RecordError(place, "label", expected, show(label), "unknown")
         values["label"] = kind.int2str(label)
     image = values.get("image")
     if isinstance(image, dict) and set(image) <= {"bytes", "path"}:
         content, path = image.get("bytes"), image.get("path")
         if content is None and local and isinstance(path, str) and Path(path).is_absolute():
-            image = _content(Path(path)) or pictures.add_absent(path, row)
+            image = _read_image(Path(path)) or images.add_absent(path, row)
         else:
             image = path if content is None else content
     if isinstance(image, bytes):
-        image = pictures.add(image, row)
+        image = images.add(image, row)
     values["image"] = image
     return values
 
 
-def _content(path: Path) -> bytes:
-    """Returns the bytes of a picture that a loader of `datasets` put on this disk, or none."""
-    if path.is_file() and path.stat().st_size <= MAX_PICTURE_BYTES:
+def _read_image(path: Path) -> bytes:
+    """Returns the content of an image file written by a loader of `datasets`, or empty bytes."""
+    if path.is_file() and path.stat().st_size <= MAX_IMAGE_BYTES:
         return path.read_bytes()
     return b""
 
 
-class _Pictures(Mapping[str, bytes]):
-    """Pictures in a column of a table, by a name made of their content.
+class _ImageColumn(Mapping[str, bytes]):
+    """Images in a column of a table, by a name derived from their content.
 
-    Access in the order of the rows reads each batch once; any other order is right, but slower.
+    Access in the order of the rows reads each batch once; any other order is possible, but slower.
 
     Args:
-        batches: Opens the rows of the table from any row on.
+        batches: Returns an iterator over the rows of the table from any row on.
     """
 
     def __init__(self, batches: Batches) -> None:
@@ -348,13 +349,13 @@ class _Pictures(Mapping[str, bytes]):
         self._following: Iterator[pa.Table] | None = None
 
     def add(self, content: bytes, row: int) -> str:
-        """Names a picture, and remembers the first row that holds it."""
+        """Returns the name of an image, and stores the first row that contains it."""
         name = f"sha256/{hashlib.sha256(content).hexdigest()}"
         self._row_of.setdefault(name, row)
         return name
 
     def add_absent(self, path: str, row: int) -> str:
-        """Names a picture that is not on the disk; it has no bytes."""
+        """Returns the name of an image file that does not exist; it has no content."""
         name = f"absent/{path.lstrip('/')}"
         self._row_of.setdefault(name, row)
         return name
@@ -370,7 +371,7 @@ class _Pictures(Mapping[str, bytes]):
         image = self._images[row - self._first]
         if isinstance(image, dict):
             content = image.get("bytes")
-            image = _content(Path(image["path"])) if content is None else content
+            image = _read_image(Path(image["path"])) if content is None else content
         assert isinstance(image, bytes)
         return image
 

@@ -77,7 +77,7 @@ def test_training_takes_exported_splits_as_they_are(tmp_path):
     with pytest.raises(UsageError, match="expected --data-dir"):
         load_data(parse(["train", "--source", "exported"]))
     options = ["--source", "exported", "--data-dir", folder, "--counts", "1", "1", "1"]
-    with pytest.raises(UsageError, match="the splits are made"):
+    with pytest.raises(UsageError, match="the splits are fixed"):
         load_data(parse(["train", *options]))
 
 

@@ -69,7 +69,7 @@ def test_help_of_training_says_what_the_arguments_mean():
     assert texts["compile"].endswith("the first steps are slow then.")  # its second line
     shown = " ".join(make_parser("train")._subparsers._group_actions[0].choices["train"]
                      .format_help().split())  # fmt: skip
-    assert "Learning rate of the encoders. (default: 2e-05)" in shown
+    assert "learning rate of the encoders (default: 2e-05)" in shown
     assert "--schedule {linear,cosine,constant}" in shown
 
 
@@ -161,9 +161,8 @@ def test_interrupted_training_says_how_to_go_on(monkeypatch, capsys):
 
     monkeypatch.setattr(room, "run", run)
     assert main(["train"]) == 130
-    assert capsys.readouterr().err == (
-        "hmgrl train: stopped. The same command with --resume goes on from the last checkpoint, if "
-        "there is one.\n"
+    assert capsys.readouterr().err.endswith(
+        "Run the same command with --resume to continue from the last checkpoint, if any.\n"
     )
 
 
@@ -241,8 +240,8 @@ def test_evaluation_gives_the_scores_of_training(world, capsys):
         assert report[name] == trained[name], name
     assert report["model"]["seen_labels"] == ["animal", "vehicle"]
     assert report["command"]
-    assert report["missing"] == ["pictures: of 96 records 48 none"]
-    assert "pictures: of 96 records 48 none" in shown.err
+    assert report["missing"] == ["images: 48 none for 96 records"]
+    assert "images: 48 none for 96 records" in shown.err
 
 
 def test_one_split_alone_scores_the_same(world):
@@ -261,7 +260,7 @@ def test_other_seen_labels_are_refused_unless_wanted(world, tmp_path, capsys):
     other = ["--partition", str(tmp_path / "other.json")]
     assert evaluate(world, *other) == 1
     message = capsys.readouterr().err
-    assert "only the model has ['vehicle'], only the data ['tool']" in message
+    assert "only the model has ['vehicle'], only the data have ['tool']" in message
     assert "--allow-other-labels" in message
     assert evaluate(world, *other, "--allow-other-labels") == 1
     assert "trained on the same source with another split (partition: " in capsys.readouterr().err
@@ -275,9 +274,7 @@ def test_other_seen_labels_are_refused_unless_wanted(world, tmp_path, capsys):
 
 def test_another_split_of_the_same_data_is_refused(world, capsys):
     assert evaluate(world, "--split-seed", "3") == 1
-    assert "another split (seed: 0 then, 3 now), so that scored samples may have been trained" in (
-        capsys.readouterr().err
-    )
+    assert "another split (seed: got 3, in training 0), so that" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_said(world, capsys):
@@ -288,8 +285,8 @@ def test_what_is_missing_is_said(world, capsys):
     out += ["--label-descriptions", str(world / "texts.json")]
     assert evaluate(world, *out, out="missing.json") == 0
     missing = json.loads((world / "missing.json").read_text())["missing"]
-    assert missing[0] == "pictures: none was used, though the model takes them"
-    assert "2 seen labels are shown otherwise than in training, such as 'animal'" in missing[1]
+    assert missing[0] == "images: not used, although the model reads them"
+    assert "2 seen labels have other texts than in training, such as 'animal'" in missing[1]
     assert len(missing) == 2
 
 
@@ -297,11 +294,11 @@ def test_seen_labels_that_a_model_does_not_name():
     partition = types.SimpleNamespace(seen=("a",))
     data = types.SimpleNamespace(task="typing", partition=partition)
     config = types.SimpleNamespace(task="typing", seen_labels=None)
-    with pytest.raises(ValueError, match="its config names no seen labels"):
+    with pytest.raises(ValueError, match="the config contains no seen labels"):
         evaluation.check_labels(config, data, allowed=False)
     evaluation.check_labels(config, data, allowed=True)
     config.task = "relation"
-    with pytest.raises(ValueError, match="trained for the task 'relation', the data are of 'typ"):
+    with pytest.raises(ValueError, match="trained for the task 'relation', but the task of the"):
         evaluation.check_labels(config, data, allowed=True)
 
 
@@ -325,18 +322,18 @@ def test_models_that_cannot_be_used_are_named(world, backbones, tmp_path, capsys
         return said
 
     said = message(backbones[0])
-    assert "a model of the type 'bert', expected one of 'hmgrl', 'hmgrl-proto', " in said
+    assert "got a model of type 'bert', expected one of 'hmgrl', 'hmgrl-proto', " in said
     (tmp_path / "empty").mkdir()
-    assert "no folder with a model" in message(tmp_path / "empty")
-    assert "no local folder, nor found on the Hub" in message(tmp_path / "nowhere")
+    assert "the folder contains no model" in message(tmp_path / "empty")
+    assert "neither a local folder nor a model on the Hub" in message(tmp_path / "nowhere")
     folder = copied(world, tmp_path)
     weights = load_file(folder / "model.safetensors")
     name = sorted(weights)[0]
     save_file({k: v for k, v in weights.items() if k != name}, folder / "model.safetensors",
               {"format": "pt"})  # fmt: skip
-    assert f"1 weights are not in its files, such as {name}" in message(folder)
+    assert f"1 weights are missing from its files, such as {name}" in message(folder)
     (folder / "model.safetensors").write_bytes(b"\x00" * 100)
-    assert "its weights are damaged" in message(folder)
+    assert "the weights are damaged" in message(folder)
 
 
 def test_code_beside_the_weights_is_not_run(world, tmp_path, capsys):
@@ -347,7 +344,7 @@ def test_code_beside_the_weights_is_not_run(world, tmp_path, capsys):
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "stranger.py").write_text("raise SystemExit('was run')\n")
     assert main(["predict", "--model", str(folder), "--input", os.devnull]) == 1
-    assert "no folder with a model" in capsys.readouterr().err.splitlines()[-1]
+    assert "the folder contains no model" in capsys.readouterr().err.splitlines()[-1]
 
 
 # Data, push, export

@@ -83,6 +83,6 @@ def test_names_without_samples_are_missed_by_methods_that_imagine_them_alone(wor
         assert processor.prompt == (name == "zs_ska")
         options = parse_arguments(["evaluate", "--model", str(run), *data_options(data)])
         splits = evaluation.load_data(options)
-        found[name] = evaluation.what_is_missing(model, splits, False)
+        found[name] = evaluation.find_limitations(model, splits, False)
     assert found["proto"] == []
-    assert found["zs_ska"] == ["generator: of 2 test-unseen labels 2 were not known in training"]
+    assert found["zs_ska"] == ["generator: 2 of 2 test-unseen labels were unknown in training"]

@@ -11,7 +11,7 @@ from transformers import pipeline
 
 from dataset_scripts.sources.tables import MAX_LINE_BYTES
 from hmgrl.distributed import Processes
-from hmgrl.predict_input import LineReader, answered, chunks, record_of
+from hmgrl.predict_input import LineReader, add_fields, iterate_chunks, parse_record
 from modeling_hmgrl import LabelCache
 from modeling_hmgrl.pipeline_hmgrl import TASK
 
@@ -22,7 +22,7 @@ def test_answers_are_those_of_the_pipeline(world, data, predict, tmp_path, capsy
     predict("--input", data, "--output", tmp_path / "out.jsonl", "--top-k", "all")
     said = capsys.readouterr()
     assert said.out == ""
-    assert "44 lines answered" in said.err
+    assert "44 lines written" in said.err
     assert "fields passed through: 'note'" in said.err
     pipe = pipeline(TASK, model=str(world / "model"))
     made, given = read(tmp_path / "out.jsonl"), read(data)
@@ -55,13 +55,13 @@ def test_pipes_and_what_a_line_holds_stays_to_the_byte(predict, capsysbinary):
     assert one.startswith(odd.rstrip(b"} \r\n") + b', "prediction": {"label": ')
     assert len(json.loads(one)["prediction"]["labels"]) == 1
     assert "né".encode() in two
-    assert b"2 lines answered; 2 blank ones left out" in shown.err
+    assert b"2 lines written; 2 blank lines skipped" in shown.err
 
 
 BAD = {
     b'{"text": "ada sees the fox", "mention": "fox"': "column 46: expected one JSON object, got: ",
-    b'{"text": "ada", "text": "bob"}': "expected one JSON object, got: the field(s) ['text'] more",
-    b'{"text": NaN}': "expected one JSON object, got: NaN, which JSON does not know",
+    b'{"text": "ada", "text": "bob"}': "expected one JSON object, got: repeated fields ['text']",
+    b'{"text": NaN}': "expected one JSON object, got: NaN, which is not valid JSON",
     b"[" * 100_000: "expected one JSON object, got: ",
     b'["ada"]': "field '(record)': expected a JSON object, got list ['ada']",
     b"\xff{}": "field '(line)': expected UTF-8, got byte 0xff at byte 1 of the line",
@@ -78,8 +78,8 @@ BAD = {
     b'{"text": "ada", "mention": "ada", "image": "../x.png"}': "field 'image': expected a path rel",
     b'{"text": "ada", "mention": "ada", "image": "/etc/x"}': "field 'image': expected a path relat",
     b'{"text": "ada", "mention": "ada", "image": "out.png"}': "expected a picture inside the pict",
-    b'{"text": "ada", "mention": "ada", "image": 3}': "field 'image': expected a string that",
-    b'{"text": "ada", "mention": "ada", "image": "http://x/y"}': "(nothing is fetched), got str",
+    b'{"text": "ada", "mention": "ada", "image": 3}': "field 'image': expected a non-empty string",
+    b'{"text": "ada", "mention": "ada", "image": "http://x/y"}': "(URLs are not fetched), got str",
     b'{"text": "ada", "mention": "ada", "prediction": 1}': "field 'prediction': expected no such",
     b'{"text": "ada", "mention": "ada", "error": "x"}': "field 'error': expected no such field",
 }  # fmt: skip
@@ -100,7 +100,9 @@ def test_bad_lines_are_named_and_passed_over(predict, tmp_path, capsys):
     options = ["--input", source, "--output", out, "--image-dir", pictures, "--on-error", "skip"]
     predict(*options, expected=3)
     said = capsys.readouterr().err
-    assert f"{2 * len(BAD)} lines answered; {len(BAD)} of them bad, see their field `error`" in said
+    assert (
+        f"{2 * len(BAD)} lines written; {len(BAD)} of them invalid, see their field `error`" in said
+    )
     made = read(out)
     assert all("prediction" in answer for answer in made[1::2])
     for number, ((raw, message), answer) in enumerate(zip(BAD.items(), made[::2], strict=True)):
@@ -155,16 +157,14 @@ def test_labels_that_none_names_must_come_with_the_record(world, predict, tmp_pa
     options = ["--model", tmp_path / "model", "--on-error", "skip"]
     predict(*options, stdin=Stdin(content), expected=3)
     one, two = map(json.loads, capsysbinary.readouterr().out.splitlines())
-    assert (
-        "field 'labels': expected labels, as neither --labels nor the model names" in one["error"]
-    )
+    assert "field 'labels': expected labels, since neither --labels nor the model" in one["error"]
     assert sorted(two["prediction"]["labels"]) == ["x", "y"]
 
 
 def test_pictures_of_the_standard_input_need_a_folder(world, predict, capsysbinary):
     content = lines(records(1))
     predict("--on-error", "skip", stdin=Stdin(content), expected=3)
-    assert b"expected a picture folder (--image-dir)" in capsysbinary.readouterr().out
+    assert b"expected an image folder (--image-dir)" in capsysbinary.readouterr().out
     predict("--image-dir", world / "data", stdin=Stdin(content))
     assert b'"prediction"' in capsysbinary.readouterr().out
 
@@ -198,7 +198,7 @@ def test_files_of_labels(predict, tmp_path, capsysbinary, name, content):
         ("a.txt", b"\n\n", "got list [], expected at least one label"),
         ("a.json", b'"animal"', "got str 'animal', expected at least one label"),
         ("a.json", b"[", "Expecting value"),
-        ("a.json", b'{"a": "b", "a": "c"}', "the field(s) ['a'] more than once"),
+        ("a.json", b'{"a": "b", "a": "c"}', "repeated fields ['a']"),
         ("a.json", b"[3]", "got 3, expected a label that is a non-blank string"),
         ("a.txt", b"\xff", "can't decode byte 0xff"),
     ],
@@ -244,7 +244,7 @@ def test_label_vectors_are_kept_and_read(world, predict, tmp_path, capsys, monke
 @pytest.mark.parametrize(
     ("argv", "code", "message"),
     [
-        (["--resume"], 2, "expected with --output FILE"),
+        (["--resume"], 2, "require --output FILE"),
         (["--resume", "--overwrite", "--output", "x"], 2, "at most one of them"),
         (["--num-workers", "-1"], 2, "got -1, expected 0 or more"),
         (["--device", "moon"], 2, "--device moon: "),
@@ -260,7 +260,7 @@ def test_options_that_do_not_go_together(predict, capsys, argv, code, message):
 
 def test_the_input_is_not_overwritten(data, predict, capsys):
     predict("--input", data, "--output", data, "--overwrite", expected=2)
-    assert "--output: is the input" in error_of(capsys)
+    assert "--output: same file as --input" in error_of(capsys)
     assert len(read(data)) == 44
 
 
@@ -273,7 +273,7 @@ def test_chunks_are_shared_and_memory_is_bounded():
         found = {}
         for index in range(count):
             reader = LineReader(Stdin(content), "x")
-            for chunk in chunks(reader, 7, 0, Processes(index, count).takes):
+            for chunk in iterate_chunks(reader, 7, 0, Processes(index, count).is_assigned):
                 assert len(chunk.rows) <= 7
                 found[chunk.index] = chunk
             assert reader.lines == 2000
@@ -285,11 +285,11 @@ def test_chunks_are_shared_and_memory_is_bounded():
     chunk = found[5]
     reader = LineReader(Stdin(content), "x")
     reader.skip(chunk.lines, chunk.digest)
-    assert next(chunks(reader, 7, 6)).rows == found[6].rows
+    assert next(iterate_chunks(reader, 7, 6)).rows == found[6].rows
 
 
 def test_an_answer_is_added_to_any_object():
     for text in ("{}", "{ }", ' {"a": 1 }', '{"a": {}}'):
-        assert json.loads(answered(text, {"error": "\ud800"})) == (
-            record_of(text, "x") | {"error": "\ud800"}
+        assert json.loads(add_fields(text, {"error": "\ud800"})) == (
+            parse_record(text, "x") | {"error": "\ud800"}
         )

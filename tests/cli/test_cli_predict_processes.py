@@ -9,7 +9,7 @@ from cli_world import Stdin, lines, records
 from predict_world import BATCH, as_process, error_of, whole
 from tiny_world import LABELS
 
-from hmgrl.predict_output import Answers
+from hmgrl.predict_output import PredictionWriter
 
 # Pipes of other programs
 
@@ -51,7 +51,7 @@ def test_two_processes_equal_one(world, data, predict, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert out.read_bytes() == expected
     assert done.stdout == ""
-    assert done.stderr.count("44 lines answered") == 1
+    assert done.stderr.count("44 lines written") == 1
     assert sorted(path.name for path in tmp_path.glob("two*")) == (
         ["two.jsonl", "two.jsonl.progress.json"]
     )
@@ -67,14 +67,14 @@ def test_parts_go_on_too(world, data, predict, tmp_path, monkeypatch, capsys):
 
     with monkeypatch.context() as patch:
         commits = []
-        commit = Answers.commit
+        commit = PredictionWriter.commit
 
         def counted(self, *values, **more):
             commit(self, *values, **more)
             commits.append(values)
             raise KeyboardInterrupt
 
-        patch.setattr(Answers, "commit", counted)
+        patch.setattr(PredictionWriter, "commit", counted)
         as_process(patch, 0)
         predict(*options, expected=130)
     assert len(commits) == 1
@@ -84,10 +84,10 @@ def test_parts_go_on_too(world, data, predict, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     as_process(monkeypatch, 0)
     predict(*options, expected=1)
-    assert "is there already" in error_of(capsys)
+    assert "exists already" in error_of(capsys)
     as_process(monkeypatch, 0, 3)
     predict(*options, "--resume", expected=1)
-    assert "begun by another number of processes (two.jsonl.part-0-of-2)" in error_of(capsys)
+    assert "started with another number of processes (two.jsonl.part-0-of-2)" in error_of(capsys)
     as_process(monkeypatch, 1)
     predict(*options, "--resume")
     assert (tmp_path / "two.jsonl.part-1-of-2").read_bytes() == part
@@ -104,7 +104,7 @@ def test_parts_go_on_too(world, data, predict, tmp_path, monkeypatch, capsys):
 def test_several_processes_need_files(data, predict, tmp_path, monkeypatch, capsys):
     as_process(monkeypatch, 0)
     predict(stdin=Stdin(b""), expected=2)
-    assert "expected files where several processes share them" in error_of(capsys)
+    assert "expected files when several processes share them" in error_of(capsys)
     options = ["--input", data, "--output", tmp_path / "out.jsonl", "--device", "cuda:1"]
     predict(*options, expected=2)
     assert "--device: expected none, or cpu" in error_of(capsys)

@@ -43,7 +43,7 @@ def test_interrupted_it_says_how_to_go_on(data, predict, tmp_path, capsys):
     part = b"".join(content.splitlines(True)[:20])
     options = ["--output", out, "--no-images"]
     predict(*options, stdin=Stdin(part, interrupted=True), expected=130)
-    assert error_of(capsys) == ("hmgrl predict: stopped. The same command with --resume goes on.")
+    assert error_of(capsys).endswith("Run the same command with --resume to continue.")
     assert json.loads(progress_path(out).read_text())["lines"] == 18  # whole batches
     predict(*options, "--resume", stdin=Stdin(content))
     resumed = out.read_bytes()
@@ -66,14 +66,14 @@ def test_a_finished_output_is_left_as_it_is(data, predict, tmp_path, capsys):
     options = ["--input", source, "--output", out, "--image-dir", data.parent, "--resume"]
     capsys.readouterr()
     predict(*options)
-    assert "44 lines answered; 44 of them by earlier runs" in capsys.readouterr().err
+    assert "44 lines written; 44 of them by earlier runs" in capsys.readouterr().err
     assert out.read_bytes() == expected
     source.write_bytes(data.read_bytes() + lines(records(1)))
     predict(*options, expected=1)
-    assert "in.jsonl: has more lines than the 44 that were answered" in error_of(capsys)
+    assert "in.jsonl: has more lines than the 44 of the finished output" in error_of(capsys)
     source.write_bytes(data.read_bytes().replace(b"sees", b"seas", 1))
     predict(*options, expected=1)
-    assert "in.jsonl: its first 44 lines are not those that were answered" in error_of(capsys)
+    assert "in.jsonl: the first 44 lines differ from those already processed" in error_of(capsys)
 
 
 def test_an_output_that_is_there_is_not_lost(data, predict, tmp_path, capsys):
@@ -81,9 +81,9 @@ def test_an_output_that_is_there_is_not_lost(data, predict, tmp_path, capsys):
     options = ["--input", data, "--output", out]
     out.write_text("precious\n")
     predict(*options, expected=1)
-    assert "is there already; --resume goes on with it, --overwrite begins anew" in error_of(capsys)
+    assert "exists already; expected --resume to continue it, or --overwrite" in error_of(capsys)
     predict(*options, "--resume", expected=1)
-    assert "no out.jsonl.progress.json beside it, from which --resume would" in error_of(capsys)
+    assert "cannot be resumed without out.jsonl.progress.json" in error_of(capsys)
     assert out.read_text() == "precious\n"
     predict(*options, "--overwrite")
     assert len(read(out)) == 44
@@ -92,11 +92,11 @@ def test_an_output_that_is_there_is_not_lost(data, predict, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        (["--top-k", "2"], "begun with top-k 5, got 2"),
-        (["--batch-size", "5"], "begun with batch-size 3, got 5"),
-        (["--labels", "a", "b"], "begun with labels '6 of hash "),
-        (["--seen", "tool"], "begun with seen ['animal', 'vehicle'], got ['tool']"),
-        (["--no-images"], "begun with no-images False, got True"),
+        (["--top-k", "2"], "started with top-k 5, got 2"),
+        (["--batch-size", "5"], "started with batch-size 3, got 5"),
+        (["--labels", "a", "b"], "started with labels '6 of hash "),
+        (["--seen", "tool"], "started with seen ['animal', 'vehicle'], got ['tool']"),
+        (["--no-images"], "started with no-images False, got True"),
     ],
 )
 def test_other_choices_do_not_go_on(data, predict, tmp_path, capsys, option, said):
@@ -113,7 +113,7 @@ def test_an_output_that_was_tampered_with_does_not_go_on(data, predict, tmp_path
     predict(*options, stdin=part, expected=130)
     os.truncate(out, 10)
     predict(*options, "--resume", stdin=Stdin(data.read_bytes()), expected=1)
-    assert "10 bytes, expected the " in error_of(capsys)
+    assert "got 10 bytes, expected the " in error_of(capsys)
     progress_path(out).write_text("[]")
     predict(*options, "--resume", stdin=Stdin(data.read_bytes()), expected=1)
-    assert "out.jsonl.progress.json: expected what predict wrote" in error_of(capsys)
+    assert "out.jsonl.progress.json: expected the progress of a prediction" in error_of(capsys)

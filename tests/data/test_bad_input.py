@@ -27,7 +27,7 @@ RELATION = {"task": "relation"}
 GIVEN = {"seen": ["person", "city"], "validation_unseen": ["river"], "test_unseen": ["animal"]}
 NO_SPANS = {"spans": None}
 HEADER = b"text,label,mention\n"
-NONE = "no usable record"
+NONE = "at least one valid record"
 SEVERAL = "mention: occurs several times"
 
 
@@ -81,7 +81,7 @@ def arrow(twice=False, features=None, torn=False, **columns):
 
 # By where the fault stands. Rows: name, the fields in which the record differs from a good one or
 # its whole line, the reason under which it is counted ("field: …"), a word of the message, and
-# options. Where the reason is "picture …" the record is kept without it, which is noted.
+# options. Where the reason is "image …" the record is kept without it, which is noted.
 # A "file" cannot be read as a whole, so that it raises whatever `on_error` says. Rows: name, name
 # of the file, its content, a word of the message, and what is said instead if single records are
 # reported and none remains.
@@ -103,21 +103,21 @@ TABLE = {
         ("no text", {"text": ...}, "text: missing", "the sentence"),
         ("text a number", {"text": 5}, "text: wrong type", "int 5"),
         ("text empty", {"text": ""}, "text: empty", "str ''"),
-        ("text white space", {"text": " \n\t "}, "text: empty", "not empty"),
+        ("text white space", {"text": " \n\t "}, "text: empty", "non-empty"),
         ("no label", {"label": ...}, "label: missing", "a label name"),
-        ("label white space", {"label": " "}, "label: empty", "not empty"),
+        ("label white space", {"label": " "}, "label: empty", "non-empty"),
         ("label not among the given", {"label": "robot"}, "label: unknown", "'robot'", GIVEN),
         ("id true", {"id": True}, "id: wrong type", "bool True"),
-        ("id twice", {"id": "r3"}, "id: duplicated", "line 4 has too"),
+        ("id twice", {"id": "r3"}, "id: duplicated", "also in line 4"),
         ("unknown split", {"split": "dev"}, "split: unknown", "'validation'"),
         ("split in one record", {"split": "test"}, "split: not in every record", "line 1"),
         # Spans.
-        ("no spans", {"spans": ...}, "spans: missing", "by spans or by mention"),
+        ("no spans", {"spans": ...}, "spans: missing", "as spans or mention"),
         ("spans beyond the text", {"spans": [[0, 99]]}, "spans: out of range", "15 char"),
         ("spans before the text", {"spans": [[-3, 3]]}, "spans: out of range", "-3"),
         ("spans reversed", {"spans": [[3, 0]]}, "spans: reversed", "start < end"),
         ("spans empty", {"spans": [[2, 2]]}, "spans: empty", "start < end"),
-        ("spans bool", {"spans": [[False, True]]}, "spans: wrong type", "whole numbers"),
+        ("spans bool", {"spans": [[False, True]]}, "spans: wrong type", "integers"),
         ("spans float", {"spans": [[0.0, 3.0]]}, "spans: wrong type", "[0.0, 3.0]"),
         ("spans not nested", {"spans": [0]}, "spans: wrong type", "int 0"),
         ("spans nested twice", {"spans": [[[0, 3]]]}, "spans: wrong type", "[[0, 3]]"),
@@ -129,7 +129,7 @@ TABLE = {
         ("typing in relations", {"spans": [[0, 3]]}, "spans: wrong number", "relation", RELATION),
         ("head as tail", {"spans": [[0, 3]] * 2}, "spans: duplicated", "different", RELATION),
         # Mentions.
-        ("mention not there", NO_SPANS | {"mention": "Eve"}, "mention: not in the text", "nowhere"),
+        ("mention not there", NO_SPANS | {"mention": "Eve"}, "mention: not in the text", "not in"),
         ("mention twice", NO_SPANS | {"mention": "B"}, SEVERAL, "[8, 12"),
         ("in itself", {"text": "anana", "mention": "ana"} | NO_SPANS, SEVERAL, "[0, 2]"),
         ("mention differs", {"mention": "Bob"}, "mention: differs from spans", "'Ada'"),
@@ -139,18 +139,18 @@ TABLE = {
         ("above in Windows", {"image": "..\\b.png"}, "image: leaves its folder", "inside it"),
         ("picture from the root", {"image": "/etc/passwd"}, "image: absolute path", "relative"),
         ("picture on a drive", {"image": "C:\\a.png"}, "image: absolute path", "C:"),
-        ("picture on the web", {"image": "https://a.org/b.png"}, "image: URL", "is fetched"),
+        ("picture on the web", {"image": "https://a.org/b.png"}, "image: URL", "not fetched"),
         ("linked picture", {"image": "link.png"}, "image: link", "a link out of it"),
         ("linked folder", {"image": "up/secret.png"}, "image: link", "a link out of it"),
         ("link to itself", {"image": "loop.png"}, "image: link", "a link out of it"),
         # Pictures: the record is kept, its picture noted.
-        ("absent", {"image": "none.png"}, "picture missing", "none.png"),
-        ("no bytes", {"image": "zero.png"}, "picture unreadable", "one of JPEG, PNG"),
-        ("text called .jpg", {"image": "text.jpg"}, "picture unreadable", "one of JPEG, PNG"),
-        ("half a JPEG", {"image": "half.jpg"}, "picture unreadable", "truncated"),
-        ("folder", {"image": "folder.png"}, "picture unreadable", "regular file"),
-        ("pipe", {"image": "pipe.png"}, "picture unreadable", "regular file"),
-        ("endless name", {"image": "x" * 5000}, "picture unreadable", "name too long"),
+        ("absent", {"image": "none.png"}, "image missing", "none.png"),
+        ("no bytes", {"image": "zero.png"}, "image unreadable", "one of JPEG, PNG"),
+        ("text called .jpg", {"image": "text.jpg"}, "image unreadable", "one of JPEG, PNG"),
+        ("half a JPEG", {"image": "half.jpg"}, "image unreadable", "truncated"),
+        ("folder", {"image": "folder.png"}, "image unreadable", "regular file"),
+        ("pipe", {"image": "pipe.png"}, "image unreadable", "regular file"),
+        ("endless name", {"image": "x" * 5000}, "image unreadable", "name too long"),
     ],
     "csv": [
         ("short row", b"x,Ada", "(line): wrong number of cells", "2: list ['x', 'Ada']"),
@@ -160,36 +160,36 @@ TABLE = {
         ("spans deep", {"spans": "[" * 100_000}, "spans: not JSON", "[[start, end]]"),
         ("spans NaN", {"spans": "[[0, NaN]]"}, "spans: wrong type", "nan"),
         ("mention list not JSON", {"mention": '["Ada", Bob]'}, "mention: not JSON", "list"),
-        ("mention not there", NO_SPANS | {"mention": "Eve"}, "mention: not in the text", "nowhere"),
+        ("mention not there", NO_SPANS | {"mention": "Eve"}, "mention: not in the text", "not in"),
         ("not UTF-8", b"x,caf\xe9,person,,,,", "text: not UTF-8", "byte 0xe9"),
         ("NUL byte", {"text": "Ada\0"}, "text: NUL", "character 3"),
-        ("id twice", {"id": "r3"}, "id: duplicated", "line 5 has too"),
+        ("id twice", {"id": "r3"}, "id: duplicated", "also in line 5"),
         ("split in one record", {"split": "test"}, "split: not in every record", "line 2"),
         ("label not given", {"label": "robot"}, "label: unknown", "'robot'", GIVEN),
-        ("200 megapixels", {"image": "huge.png"}, "picture unreadable", "exceeds limit"),
+        ("200 megapixels", {"image": "huge.png"}, "image unreadable", "exceeds limit"),
     ],
     "parquet": [
         ("text null", {"text": None}, "text: wrong type", "None"),
         ("label beyond", {"label": 4}, "label: unknown", "4 names"),
         ("span beyond", {"spans": [[0, 99]]}, "spans: out of range", "15 char"),
-        ("id twice", {"id": "r3"}, "id: duplicated", "row 4 has too"),
+        ("id twice", {"id": "r3"}, "id: duplicated", "also in row 4"),
         ("path", {"image": in_table(path=__file__)}, "image: absolute path", "relative"),
         ("picture a number", {"image": 7}, "image: wrong type", "int 7"),
         ("picture of pixels", {"image": [[0, 0], [0, 0]]}, "image: wrong type", "list"),
         ("not UTF-8", {"text": b"caf\xe9"}, "text: not UTF-8", "byte 0xe9"),
-        ("half a JPEG", {"image": in_table(jpeg(0.5))}, "picture unreadable", "truncated"),
-        ("no bytes", {"image": in_table(b"")}, "picture missing", "sha256/e3b0c442"),
+        ("half a JPEG", {"image": in_table(jpeg(0.5))}, "image unreadable", "truncated"),
+        ("no bytes", {"image": in_table(b"")}, "image missing", "sha256/e3b0c442"),
     ],
     "dataset": [
         ("label -1", {"label": -1}, "label: unknown", "4 names"),
-        ("picture without folder", {"image": "a.png"}, "image: no picture folder", "image_dir"),
-        ("200 megapixels", {"image": in_table(png(14_200))}, "picture unreadable", "exceeds limit"),
+        ("picture without folder", {"image": "a.png"}, "image: no image folder", "image_dir"),
+        ("200 megapixels", {"image": in_table(png(14_200))}, "image unreadable", "exceeds limit"),
     ],
     "file": [
-        ("zip", "people.zip", archive("zip"), "unpack them first"),
-        ("tar", "people.jsonl.tar.gz", archive("tar"), "unpack them first"),
+        ("zip", "people.zip", archive("zip"), "must be unpacked first"),
+        ("tar", "people.jsonl.tar.gz", archive("tar"), "must be unpacked first"),
         ("JSON", "people.json", b"[]", "ends in .jsonl, .csv, .parquet"),
-        ("no line", "people.jsonl", b"", "no usable record"),
+        ("no line", "people.jsonl", b"", "at least one valid record"),
         ("zip called .jsonl", "people.jsonl", archive("zip"), "line 1, field '(line)'", NONE),
         ("CSV without text", "people.csv", b"id,label,spans\n", "line 1, field '(header)'"),
         ("CSV with semicolons", "people.csv", b"text;label;spans\n", "'text;label;spans'"),
@@ -319,7 +319,7 @@ def prepare(form, given, options, folder):
 @pytest.mark.parametrize(("form", "name", "given", "reason", "word", "options"), RECORDS)
 def test_faulty_record(form, name, given, reason, word, options, folder):
     load, (file, unit, number) = prepare(form, given, options, folder)
-    if reason.startswith("picture "):
+    if reason.startswith("image "):
         check_picture(load, reason, word, (file, number))
         return
     with pytest.raises(RecordError) as caught:
@@ -343,7 +343,7 @@ def test_faulty_record(form, name, given, reason, word, options, folder):
 
 def check_picture(load, reason, word, place):
     """A picture that cannot be used is no error of its record, whatever `on_error` says."""
-    state = reason.removeprefix("picture ")
+    state = reason.removeprefix("image ")
     for on_error in ("raise", "report"):
         data = load(on_error)
         report = data.report

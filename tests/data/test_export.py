@@ -88,7 +88,7 @@ def test_card(folder, data):
         report = gzs.report
         section = card.text.split(f"## seed-{seed}\n")[1].split("\n## ")[0]
         assert f"Seed {seed}, protocol version {report.settings['protocol_version']}" in section
-        assert "40 records read, 40 here" in section
+        assert "40 records read, 40 in the splits" in section
         seen = gzs.partition.seen[0].replace("|", "\\|").replace("<", "&lt;")
         counts = [report.splits[split][gzs.partition.seen[0]] for split in gzs.splits]
         assert f"| {seen} | seen | {seen} | {counts[0]} | {counts[1]} | {counts[2]} |" in section
@@ -105,7 +105,7 @@ def test_one_configuration_needs_no_name(data, tmp_path):
     folder = export(data[0], tmp_path / "one")
     assert load_exported(str(folder), cache_dir=str(tmp_path / "c")).report == data[0].report
     assert len(datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "c"))) == 3
-    assert "licence was not stated" in (folder / "README.md").read_text()
+    assert "licence is unknown" in (folder / "README.md").read_text()
 
 
 def test_large_splits_are_written_in_parts(data, tmp_path, monkeypatch):
@@ -144,7 +144,7 @@ def test_wrong_choices(folder, data, tmp_path):
         load_exported(str(folder), cache_dir=str(tmp_path))
     with pytest.raises(ValueError, match="got 'seed-9'"):
         load_exported(str(folder), "seed-9", cache_dir=str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="expected a folder made by export"):
+    with pytest.raises(FileNotFoundError, match="expected a folder written by export"):
         rooms.push_export(tmp_path, "me/data")
 
 
@@ -155,7 +155,7 @@ def test_files_that_do_not_fit_each_other(data, tmp_path):
     cache = str(tmp_path / "c")
     outcome["partition"]["seen"] = ["tree"]
     file.write_text(json.dumps(outcome))
-    with pytest.raises(ValueError, match=r"columns or splits do not fit gzs\.json"):
+    with pytest.raises(ValueError, match=r"columns or splits do not match gzs\.json"):
         load_exported(str(folder), cache_dir=cache)
     file.write_text(json.dumps({"task": "typing"}))
     with pytest.raises(ValueError, match=r"gzs\.json: KeyError: 'partition'"):
@@ -164,7 +164,7 @@ def test_files_that_do_not_fit_each_other(data, tmp_path):
     with pytest.raises(ValueError, match=r"gzs\.json: expected JSON"):
         load_exported(str(folder), cache_dir=cache)
     file.unlink()
-    with pytest.raises(FileNotFoundError, match="expected data made by export"):
+    with pytest.raises(FileNotFoundError, match="expected data written by export"):
         load_exported(str(folder), cache_dir=cache)
 
 
@@ -177,9 +177,7 @@ def test_a_picture_that_is_a_mere_path_is_refused(data, tmp_path, path):
     images[3] = {"bytes": None, "path": path}
     column = pa.array(images, table.schema.field("image").type)
     parquet.write_table(table.set_column(2, table.schema.field("image"), column), file)
-    with pytest.raises(
-        ValueError, match=r"test, row 4, field 'image': expected the picture itself"
-    ):
+    with pytest.raises(ValueError, match=r"test, row 4, field 'image': expected the content"):
         load_exported(str(folder), cache_dir=str(tmp_path / "c"))
 
 

@@ -222,7 +222,7 @@ def path(tmp_path):
     return path
 
 
-REASON = "shares a sentence or a picture with a split that its label is not in"
+REASON = "shares a sentence or an image with a split that its label is not in"
 UNSEEN = {"v": "validation", "w": "validation", "t": "test"}
 LISTS = {"seen": ["a", "b"], "validation_unseen": ["v", "w"], "test_unseen": ["t"]}
 
@@ -258,7 +258,7 @@ def test_wrong_groups(path, tmp_path):
     for n, row in enumerate(rows):
         row["split"] = UNSEEN.get(row["label"], SPLITS[n % 3])
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(ValueError, match="group_by: not wanted here"):
+    with pytest.raises(ValueError, match="group_by: expected 'none', since"):
         load_gzs("records", str(path), cache_dir=str(tmp_path / "cache"), group_by="text")
 
 
@@ -331,9 +331,9 @@ def test_several_seeds_are_read_once(relations, tmp_path, reads, by):
 
 @pytest.mark.parametrize("wanted", [[], [1, 2, 1], [0, False], iter(())])
 def test_seeds_are_distinct_and_some(relations, tmp_path, reads, wanted):
-    with pytest.raises(ValueError, match="seeds: expected distinct whole numbers, at least one"):
+    with pytest.raises(ValueError, match="seeds: expected one or more distinct integers"):
         load_gzs_seeds(wanted, "mnre", relations, cache_dir=str(tmp_path / "cache"))
-    with pytest.raises(TypeError, match="seed: not wanted beside seeds"):
+    with pytest.raises(TypeError, match="seed: expected none together with seeds"):
         load_gzs_seeds([0], "mnre", relations, cache_dir=str(tmp_path / "cache"), seed=5)
     assert not reads
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dataset_scripts import GZSBuilder, RecordError, SourceOptions, load_gzs, protocol
-from dataset_scripts.label_texts import READINGS, verbalise
+from dataset_scripts.label_texts import CLAUSES, verbalise
 from dataset_scripts.schema import Place
 from dataset_scripts.sources import mnre
 from dataset_scripts.sources.mnre import MAX_LINE_BYTES, read
@@ -187,7 +187,7 @@ def test_pictures_found_missing_and_unreadable(folder, tmp_path):
         "distinct_missing": 20,
         "distinct_unreadable": 2,
     }
-    unreadable = data.report.notes["picture unreadable"]
+    unreadable = data.report.notes["image unreadable"]
     assert unreadable.count == 2
     assert unreadable.examples[0]["detail"].startswith("0.jpg: ")
     found = 0
@@ -276,8 +276,8 @@ def test_a_mention_that_differs_is_kept_and_noted(folder, name, why):
 
 
 def test_readings():
-    assert len(READINGS) == 22
-    assert len(set(READINGS.values())) == 22
+    assert len(CLAUSES) == 22
+    assert len(set(CLAUSES.values())) == 22
     assert verbalise("/per/org/member_of") == "person is a member of organization"
     assert verbalise("/per/org/led_by") == "person led by organization"
     assert verbalise("/a_b/c/d_e") == "a b d e c"
@@ -287,7 +287,7 @@ def test_readings():
 
 def test_verbalised_label_texts(folder, tmp_path):
     data = load(folder, tmp_path, label_text="verbalised")
-    assert data.label_texts == {label: READINGS[label] for label in RELATIONS}
+    assert data.label_texts == {label: CLAUSES[label] for label in RELATIONS}
     assert data.splits["train"].features["label"].names == sorted(RELATIONS)
 
 
@@ -307,19 +307,17 @@ def test_explicit_labels_leave_the_others_out(folder, tmp_path):
 def test_wrong_choices(folder, tmp_path):
     with pytest.raises(ValueError, match="data_dir: expected a folder"):
         load_gzs("mnre", cache_dir=str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="no file for 'train'; MNRE needs"):
+    with pytest.raises(FileNotFoundError, match="no file for 'train'; MNRE requires"):
         load_gzs("mnre", data_dir=str(tmp_path), cache_dir=str(tmp_path))
     with pytest.raises(NotADirectoryError, match="image_dir: no such folder"):
         load(folder, tmp_path, image_dir=str(tmp_path / "none"))
-    with pytest.raises(ValueError, match="task: MNRE holds relations"):
+    with pytest.raises(ValueError, match="task: expected 'relation' for MNRE"):
         load(folder, tmp_path, task="typing")
     with pytest.raises(ValueError, match="add up to 22, but there are 4 labels"):
         load(folder, tmp_path, counts=(8, 7, 7))
     with pytest.raises(ValueError, match="all three label lists or none"):
         load(folder, tmp_path, seen=["a"])
-    with pytest.raises(
-        ValueError, match="one way to divide the labels, got counts and label lists"
-    ):
+    with pytest.raises(ValueError, match="at most one of counts and label lists"):
         load(
             folder,
             tmp_path,
@@ -332,7 +330,7 @@ def test_wrong_choices(folder, tmp_path):
         load(folder, tmp_path, label_text="spoken")
     with pytest.raises(ValueError, match=r"source: expected one of \['bio'"):
         load_gzs("imagenet")
-    with pytest.raises(TypeError, match="seed: expected a whole number"):
+    with pytest.raises(TypeError, match="seed: expected an integer"):
         load(folder, tmp_path, seed="1")
 
 
@@ -352,9 +350,9 @@ def test_real_files(real_data, tmp_path):
         "relation 'None'": 9_718
     }
     # Every mention's name is the text of its tokens, joined by one space.
-    assert set(report.notes) == {"picture missing", "head and tail overlap"}
+    assert set(report.notes) == {"image missing", "head and tail overlap"}
     assert report.images["distinct"] == 4_401
-    assert set(data.partition.labels) == set(READINGS)
+    assert set(data.partition.labels) == set(CLAUSES)
     sizes = (data.partition.seen, data.partition.validation_unseen, data.partition.test_unseen)
     assert tuple(map(len, sizes)) == (8, 7, 7)
     names = data.splits["train"].features["label"].names

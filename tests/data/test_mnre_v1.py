@@ -56,7 +56,7 @@ def test_names_of_files_and_ids(folder):
     assert {record.place.file for record in corpus.records} == set(FILES.values())
     for name in ("ours_dev.txt", "ours_train2.txt"):
         (folder / name).write_text("")
-    with pytest.raises(ValueError, match=r"\['ours_train\.txt', 'ours_train2\.txt'\] all look"):
+    with pytest.raises(ValueError, match=r"\['ours_train\.txt', 'ours_train2\.txt'\] all match"):
         read(SourceOptions(data_dir=str(folder)))
 
 

@@ -203,7 +203,7 @@ def test_partition_errors(groups, error, message):
         ("abc", (1, 1), "three positive counts"),
         ("abc", (3, 0, 0), "three positive counts"),
         ("abcd", (1, 1, 1), "add up to 3, but there are 4 labels"),
-        ("abca", (2, 1, 1), r"more than once: \['a'\]"),
+        ("abca", (2, 1, 1), r"got repeated labels \['a'\]"),
     ],
 )
 def test_random_partition_errors(labels, counts, message):

@@ -123,7 +123,7 @@ def test_given_splits(path, tmp_path):
     assert data.partition.seen == ("city", "person")
     assert data.partition.validation_unseen == ("river",)
     assert data.partition.test_unseen == ("animal",)
-    with pytest.raises(ValueError, match="the records themselves name their split"):
+    with pytest.raises(ValueError, match="the records specify their splits"):
         load(path, tmp_path, counts=(2, 1, 1))
     write(path, [*records, record(40)])
     with pytest.raises(RecordError, match="line 41, field 'split': expected a split in every"):
@@ -153,7 +153,7 @@ def test_given_splits_that_make_no_partition(path, tmp_path, splits, message):
 
 def test_duplicated_id_names_the_first_line(path):
     path.write_text(path.read_text() + json.dumps(record(7)) + "\n")
-    with pytest.raises(RecordError, match="got 'r007', which line 8 has too"):
+    with pytest.raises(RecordError, match="got 'r007', also in line 8"):
         read(SourceOptions(data_dir=str(path)))
 
 
@@ -173,7 +173,7 @@ def test_unknown_fields_are_noted(path):
 def test_given_task(path, tmp_path):
     with pytest.raises(RecordError, match=r"line 1, field 'spans': expected a list of 2 span"):
         load(path, tmp_path, task="relation")
-    with pytest.raises(ValueError, match="no usable record"):
+    with pytest.raises(ValueError, match="at least one valid record"):
         load(path, tmp_path, task="relation", on_error="report")
     with pytest.raises(ValueError, match="task: expected one of"):
         load(path, tmp_path, task="parsing")
@@ -181,7 +181,7 @@ def test_given_task(path, tmp_path):
 
 def test_empty_file(path, tmp_path):
     path.write_text("\n\n")
-    with pytest.raises(ValueError, match=r"people\.jsonl: no usable record"):
+    with pytest.raises(ValueError, match=r"people\.jsonl: expected at least one valid"):
         load(path, tmp_path)
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 from dataset_scripts import load_gzs
 from dataset_scripts.report.figure import (
     GROUP_COLOURS,
-    _families,
+    _font_families,
     draw_labels,
     ordered_labels,
-    shortened,
+    shorten,
 )
 from dataset_scripts.report.page import save_report
 from dataset_scripts.report.samples import choose_samples, mark_spans, thumbnail
@@ -152,20 +152,20 @@ def test_the_picture_takes_labels_for_text(tmp_path):
 
 
 def test_fonts_are_looked_for_only_where_the_first_lacks_characters():
-    assert _families(["city", "город", "a\u200db"]) == ["DejaVu Sans"]
+    assert _font_families(["city", "город", "a\u200db"]) == ["DejaVu Sans"]
     # Whatever is installed here, a font of boxes is no help.
-    assert not any("Last Resort" in name for name in _families(["人物", "𓀀"]))
+    assert not any("Last Resort" in name for name in _font_families(["人物", "𓀀"]))
 
 
 def test_long_names_keep_both_ends():
-    assert shortened("a  b\n c") == "a b c"
-    assert shortened("x" * 34) == "x" * 34
-    short = shortened("/location/" + 40 * "-" + "/place_of_birth")
+    assert shorten("a  b\n c") == "a b c"
+    assert shorten("x" * 34) == "x" * 34
+    short = shorten("/location/" + 40 * "-" + "/place_of_birth")
     assert len(short) == 34
     assert short.startswith("/location/")
     assert short.endswith("/place_of_birth")
-    assert shortened("一二三四五六", 7) == "一二…六"
-    assert shortened("一二三四五六", 12) == "一二三四五六"
+    assert shorten("一二三四五六", 7) == "一二…六"
+    assert shorten("一二三四五六", 12) == "一二三四五六"
 
 
 def test_nothing_of_the_data_is_markup(tmp_path):
@@ -246,12 +246,12 @@ def test_pictures_come_first_and_may_be_damaged(tmp_path):
     _, page = read_page(data, tmp_path)
     pictures = [a for a in page.attributes if a.get("src", "").startswith("data:image/jpeg")]
     assert 0 < len(pictures) < 12
-    assert page.text.count("no picture") == 12 - len(pictures)
+    assert page.text.count("no image") == 12 - len(pictures)
     for name in names:
         (folder / name).write_bytes(b"\x89PNG\r\n\x1a\n")
     (folder / names[0]).unlink()
     _, page = read_page(data, tmp_path)
-    assert page.text.count("picture cannot be read") == len(pictures)
+    assert page.text.count("image cannot be read") == len(pictures)
 
 
 def test_of_a_label_samples_with_pictures_are_shown(tmp_path):

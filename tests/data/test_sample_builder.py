@@ -58,9 +58,9 @@ def test_types_are_described(cache_dir):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"data_dir": "."}, "data_dir, image_dir: not wanted"),
-        ({"image_dir": "."}, "data_dir, image_dir: not wanted"),
-        ({"task": "relation"}, "task: the sample is for typing"),
+        ({"data_dir": "."}, "data_dir, image_dir: expected none"),
+        ({"image_dir": "."}, "data_dir, image_dir: expected none"),
+        ({"task": "relation"}, "task: expected .typing. for the sample"),
         ({"rotation": 1}, "label 'APP' of the partition has no sample"),
         ({"counts": (1, 1, 1)}, "add up to 3, but there are"),
     ],

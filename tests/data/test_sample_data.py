@@ -207,21 +207,21 @@ def wordnet(tmp_path):
 
 
 def test_wordnet_is_read(wordnet):
-    assert wordnet.below("n00000001") == {
+    assert wordnet.descendants("n00000001") == {
         "n00000001": 0,
         "n00000002": 1,
         "n00000004": 1,
         "n00000006": 1,
     }
-    assert wordnet.noun("duck", (6,)).definition == "a strong cloth"
-    assert wordnet.noun("duck", (5,)).examples == ("a duck swam by",)
-    assert wordnet.noun("duck", (), 2).key == "n00000003"
+    assert wordnet.find_noun("duck", (6,)).definition == "a strong cloth"
+    assert wordnet.find_noun("duck", (5,)).examples == ("a duck swam by",)
+    assert wordnet.find_noun("duck", (), 2).key == "n00000003"
     assert wordnet.synsets["n00000004"].is_instance
     assert wordnet.synsets["n00000005"].words == ("duck soup",)
     assert wordnet.forms("goose", "n") == ["goose", "gooses", "geese"]
     assert "stopped" in wordnet.forms("stop", "v")
     with pytest.raises(KeyError, match="no noun 'swan'"):
-        wordnet.noun("swan", (5,))
+        wordnet.find_noun("swan", (5,))
 
 
 def test_missing_file_is_named(tmp_path):
@@ -249,13 +249,13 @@ def test_senses_follow_the_counts_of_use(wordnet):
     duck = Mention("duck", "bird", "bird", "n00000002", ("duck",))
     goose = Mention("goose", "bird", "bird", "n00000006", ("bird",))
     senses = Senses(wordnet, {"bird": {"n00000002", "n00000006"}})
-    assert senses.is_plain("duck", duck, False)
-    assert senses.is_plain("geese", goose, True)
+    assert senses.is_unambiguous("duck", duck, False)
+    assert senses.is_unambiguous("geese", goose, True)
     # A form of the verb alone.
-    assert not senses.is_plain("ducked", duck, False)
+    assert not senses.is_unambiguous("ducked", duck, False)
     # Once the verb is used nearly as often, doubt wins.
     wordnet.uses["duck", "v", 1] = 19
-    assert not Senses(wordnet, {"bird": {"n00000002"}}).is_plain("duck", duck, False)
+    assert not Senses(wordnet, {"bird": {"n00000002"}}).is_unambiguous("duck", duck, False)
 
 
 def make_candidate(label, word, text):
@@ -279,7 +279,7 @@ def test_select_bounds():
 
 
 class FakeFont:
-    def picture(self, emoji, size, colours):
+    def draw(self, emoji, size, colours):
         stream = io.BytesIO()
         Image.new("P", (size, size), ord(emoji) % colours).save(stream, "PNG")
         return stream.getvalue()

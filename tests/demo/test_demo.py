@@ -101,7 +101,7 @@ def test_from_a_mouse_to_bars_and_heat(visit, picture):
     }
     assert colours["seen"] != colours["unseen"]
     assert page.locator(".hm-label").inner_text() == told["label"]
-    heat = page.get_by_alt_text(re.compile("picture with heat over it, strongest in the"))
+    heat = page.get_by_alt_text(re.compile("Heatmap over the picture, strongest in the"))
     assert heat.evaluate("image => image.complete && image.naturalWidth") > 100
     assert page.locator(".hm-words").inner_text() == "anna sees the old fox today"
     assert page.locator(".hm-words .hm-word").count() == 6

@@ -20,7 +20,7 @@ from tiny_world import tiny_picture
 
 sys.path.insert(0, str(ROOT / "demo"))
 
-from middleware import Gate
+from middleware import RequestFilter
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_uploads_are_refused_where_too_many_are_kept(tmp_path):
     (tmp_path / "cut-off").write_bytes(bytes(200_000))
     os.utime(tmp_path / "cut-off", (0, time.time() - 3_700))
     for room in (1_000, 100_000):
-        gate = Gate(app, tmp_path, max_upload_bytes=500, max_stored_bytes=room)
+        gate = RequestFilter(app, tmp_path, max_upload_bytes=500, max_stored_bytes=room)
         scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": []}
         asyncio.run(gate(scope, None, send))
     assert [m["status"] for m in sent if "status" in m] == [503, 200]

@@ -19,7 +19,7 @@ sys.path.insert(0, str(DEMO))
 import examples  # noqa: E402
 import rendering  # noqa: E402
 import space  # noqa: E402
-from predictor import Answers  # noqa: E402
+from predictor import Predictor  # noqa: E402
 
 TEXT = "anna sees the fox today"
 
@@ -27,7 +27,7 @@ TEXT = "anna sees the fox today"
 def make(task="typing", **settings):
     fields = {"seen_labels": ["animal", "plant"], "generator_labels": ["tool"], **settings}
     model = tiny_model(task, calibration_gamma=0.25, **fields)
-    return Answers(ZeroShotTypingPipeline(model, tiny_processor(task)))
+    return Predictor(ZeroShotTypingPipeline(model, tiny_processor(task)))
 
 
 @pytest.fixture(scope="module")
@@ -110,15 +110,15 @@ def test_long_texts_say_what_was_read(answers):
 
 
 def test_shares_are_set_beside_an_even_one():
-    times = rendering._times_even(np.array([0.2, 0.4, 0.2]), np.array([1, 2, 1]))
+    times = rendering._relative(np.array([0.2, 0.4, 0.2]), np.array([1, 2, 1]))
     assert times == pytest.approx([1, 1, 1])
     assert "1.00 to 1.00 times an even share: nearly even" in rendering._range("Words", times)
-    times = rendering._times_even(np.array([[1.0, 3.0], [0.0, 0.0]]))
+    times = rendering._relative(np.array([[1.0, 3.0], [0.0, 0.0]]))
     assert times == pytest.approx(np.array([[1, 3], [0, 0]]))
     assert rendering._range("Parts", times) == "Parts get 0.00 to 3.00 times an even share."
-    assert rendering._times_even(np.zeros((2, 2))).tolist() == [[0, 0], [0, 0]]
-    assert rendering._scaled(np.array([0.01, 0.0]), 0.02).tolist() == [0.5, 0]
-    assert rendering._scaled(np.array([0.0, 0.0]), 0.0).tolist() == [0, 0]
+    assert rendering._relative(np.zeros((2, 2))).tolist() == [[0, 0], [0, 0]]
+    assert rendering._scale(np.array([0.01, 0.0]), 0.02).tolist() == [0.5, 0]
+    assert rendering._scale(np.array([0.0, 0.0]), 0.0).tolist() == [0, 0]
 
 
 def test_photographs_that_lie_on_their_side_are_set_upright(answers, tmp_path):
@@ -127,7 +127,7 @@ def test_photographs_that_lie_on_their_side_are_set_upright(answers, tmp_path):
     exif[0x0112] = 6  # turn by 90 degrees
     for mode, name in (("RGB", "a.jpg"), ("L", "b.jpg")):
         wide.convert(mode).save(tmp_path / name, exif=exif)
-        assert answers._image({"path": str(tmp_path / name)}).size == (24, 48)
+        assert answers._open_image({"path": str(tmp_path / name)}).size == (24, 48)
 
 
 LONG = "x" * 10_001
@@ -139,11 +139,11 @@ LONG = "x" * 10_001
         ({"sentence": "  "}, "Sentence: write one first"),
         ({"sentence": None}, "Sentence: got NoneType, expected a text"),
         ({"sentence": LONG}, "Sentence: 10,001 characters, expected at most 10,000"),
-        ({"sentence": "a \ud800 fox"}, "Sentence: holds half a character"),
+        ({"sentence": "a \ud800 fox"}, "Sentence: contains half a character"),
         ({"mentions": []}, "Mention: none is marked, mark one in the sentence"),
         ({"mentions": None}, "Mention: none is marked"),
-        ({"mentions": [None]}, "Mention: 0 marked, this model takes one"),
-        ({"mentions": [[0, 2], [5, 9]]}, "Mention: 2 marked, this model takes one"),
+        ({"mentions": [None]}, "Mention: 0 marked, this model requires one"),
+        ({"mentions": [[0, 2], [5, 9]]}, "Mention: 2 marked, this model requires one"),
         ({"mentions": {"a": 1}}, "Mention: expected a list"),
         ({"mentions": ["wolf"]}, "'wolf' not found"),
         ({"mentions": [[0, 99]]}, "expected 0 <= start < end <= 23"),
@@ -157,7 +157,7 @@ LONG = "x" * 10_001
         ({"labels": ["a"] * 1001}, "Labels: 1,001 are chosen, expected at most 1,000"),
         ({"method": "guess"}, "Method: expected one of attention, occlusion"),
         ({"picture": "/etc/passwd"}, "Picture: expected an uploaded file"),
-        ({"picture": {"path": "/nowhere/x.png"}}, "Picture: the upload was deleted meanwhile"),
+        ({"picture": {"path": "/nowhere/x.png"}}, "Picture: the upload has been deleted"),
     ],
 )
 def test_what_cannot_be_used_is_said(answers, changes, expected):
@@ -232,9 +232,9 @@ def test_examples_mark_whole_words_and_have_pictures_that_open(task):
         assert len(example.spans) == (1 if task == "typing" else 2)
         for start, end in example.spans:
             assert re.search(rf"\b{re.escape(example.text[start:end])}\b", example.text)
-        image = example.image()
+        image = example.load_image()
         assert image is None or image.size == (128, 128)
-    assert sum(example.picture is not None for example in found) == (5 if task == "typing" else 0)
+    assert sum(example.image is not None for example in found) == (5 if task == "typing" else 0)
 
 
 def test_a_space_installs_what_the_package_needs(tmp_path):
@@ -244,9 +244,9 @@ def test_a_space_installs_what_the_package_needs(tmp_path):
     assert listed == [*project["dependencies"], *project["optional-dependencies"]["demo"]]
     gradio = re.search(r"sdk_version: (\S+)", (DEMO / "README.md").read_text(encoding="utf-8"))
     assert listed[-1].startswith(f"gradio>={gradio[1].removesuffix('.0')}")
-    space.gather(tmp_path / "space", "user/name")
+    space.collect(tmp_path / "space", "user/name")
     page = (tmp_path / "space" / "README.md").read_text(encoding="utf-8")
     assert page.startswith("---\ntitle:")
     assert "\nmodels:\n- user/name\n---\n" in page
     with pytest.raises(FileExistsError):
-        space.gather(tmp_path / "space", "user/name")
+        space.collect(tmp_path / "space", "user/name")

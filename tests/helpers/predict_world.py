@@ -32,7 +32,7 @@ class One:
 
 def as_process(monkeypatch, index, count=2):
     processes = Processes(index, count, One())
-    monkeypatch.setattr(Processes, "started", classmethod(lambda *_, **__: processes))
+    monkeypatch.setattr(Processes, "join", classmethod(lambda *_, **__: processes))
 
 
 def whole(predict, data, folder, *more):
