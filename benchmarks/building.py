@@ -1,6 +1,6 @@
-"""Builds splits from many own records with pictures: time, peak memory, random access.
+"""Benchmarks building splits from many records with images: time, peak memory, random access.
 
-Each form is built by a process of its own, whose peak memory is the kernel's figure for it.
+Each format is built in a separate process, whose peak memory is reported by the kernel.
 """
 
 import argparse
@@ -45,7 +45,7 @@ print(json.dumps({"records": data.report.records_out, "pictures": data.report.im
 
 
 def jpeg(number: int, base: bytes) -> bytes:
-    """Returns a picture of its own: the same pixels, another comment."""
+    """Returns a distinct JPEG file: the same pixels with another comment."""
     comment = f"{number:012d}".encode()
     return base[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + base[2:]
 
@@ -63,7 +63,7 @@ def record(number: int, draw: random.Random) -> dict[str, object]:
 
 
 def write(form: str, folder: Path, number: int, base: bytes) -> tuple[Path, str]:
-    """Writes records with pictures in one of the forms; returns the file and the picture folder."""
+    """Writes records with images in one of the formats; returns the file and the image folder."""
     draw = random.Random(0)
     if form == "parquet":
         path, writer = folder / "records.parquet", None
@@ -82,9 +82,9 @@ def write(form: str, folder: Path, number: int, base: bytes) -> tuple[Path, str]
     with path.open("w", encoding="utf-8") as file:
         for n in range(number):
             name = f"{n // 1000:04d}/{n}.jpg"
-            picture = images / name
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            picture.write_bytes(jpeg(n, base))
+            image = images / name
+            image.parent.mkdir(parents=True, exist_ok=True)
+            image.write_bytes(jpeg(n, base))
             file.write(json.dumps(record(n, draw) | {"image": name}) + "\n")
     return path, str(images)
 
@@ -92,13 +92,13 @@ def write(form: str, folder: Path, number: int, base: bytes) -> tuple[Path, str]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=int, default=100_000, help="number of records")
-    parser.add_argument("--side", type=int, default=224, help="side of each picture in pixels")
-    parser.add_argument("--reads", type=int, default=1000, help="random reads that are timed")
-    parser.add_argument("--forms", nargs="+", default=["jsonl", "parquet"])
+    parser.add_argument("--side", type=int, default=224, help="side of each image in pixels")
+    parser.add_argument("--reads", type=int, default=1000, help="number of timed random reads")
+    parser.add_argument("--forms", nargs="+", default=["jsonl", "parquet"], help="formats to build")
     arguments = parser.parse_args()
     stream = io.BytesIO()
     Image.effect_noise((arguments.side, arguments.side), 40).convert("RGB").save(stream, "JPEG")
-    print(f"{arguments.records:,} records, each with a picture of {len(stream.getvalue()):,} bytes")
+    print(f"{arguments.records:,} records, each with an image of {len(stream.getvalue()):,} bytes")
     for form in arguments.forms:
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()

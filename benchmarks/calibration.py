@@ -1,6 +1,6 @@
-"""Time and peak memory of the exact γ search: `python -m benchmarks.calibration`.
+"""Benchmarks time and peak memory of the exact γ search: `python -m benchmarks.calibration`.
 
-Random scores with a weak signal, so that nearly every sample has a gap of its own.
+Scores are random with a weak signal, so that nearly every sample has a different threshold.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SIZES = [(5_000, 22), (1_000_000, 100)]
 
 
 def measure(work: Callable[[], object]) -> tuple[float, float]:
-    """Returns seconds (best of three) and the peak of what is allocated meanwhile, in MB."""
+    """Returns the seconds (best of three) and the peak of allocated memory in MB."""
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
@@ -49,7 +49,7 @@ def run(samples: int, classes: int) -> None:
     print(f"{samples:,} samples x {classes} labels, scores {scores.nbytes / 1e6:.1f} MB")
     for name, job in jobs.items():
         seconds, peak = measure(job)
-        print(f"    {name:20}{1000 * seconds:9.1f} ms{peak:9.1f} MB beyond the scores")
+        print(f"    {name:20}{1000 * seconds:9.1f} ms{peak:9.1f} MB in addition to the scores")
 
 
 if __name__ == "__main__":

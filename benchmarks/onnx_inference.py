@@ -1,8 +1,8 @@
-"""A model of torch beside its ONNX export in float32 and in 8 bits: results, size, speed.
+"""Compares a torch model with its ONNX export in float32 and int8: results, size and speed.
 
-Exports a trained run, predicts the test split of the sample with all three, each for the same
-inputs in turn, and prints what differs. The same pipeline does the rest, so speed is that of whole
-predictions, pictures opened and texts tokenised.
+Exports a trained run, predicts the test split of the sample with all three models, alternating
+between them, and prints the differences. All use the same pipeline, so the speed includes loading
+images and tokenizing texts.
 """
 
 import argparse
@@ -27,13 +27,13 @@ from modeling_hmgrl.onnx.modeling_onnx import ONNXZeroShotTyping
 
 TORCH, FLOAT, INT8 = "torch", "ONNX float32", "ONNX int8"
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-ALONE = 64  # samples that are predicted one by one, too
+ALONE = 64  # number of samples that are also predicted individually
 
 
 def make_pipelines(
     run: str, folder: Path, threads: int
 ) -> tuple[dict[str, ZeroShotTypingPipeline], dict[str, float]]:
-    """The three pipelines, and the size of what each loads in MB."""
+    """Returns the three pipelines, and the size of each model in MB."""
     model = HMGRLForZeroShotTyping.from_pretrained(run)
     processor = HMGRLProcessor.from_pretrained(run)
     start = time.perf_counter()
@@ -52,7 +52,7 @@ def make_pipelines(
 
 
 def read_samples(run: str, images: bool) -> tuple[list[dict[str, Any]], list[str], list[str]]:
-    """Inputs of the test split, the name of each one's label, and the names of all, seen first."""
+    """Returns the inputs of the test split, their labels, and all candidates, seen labels first."""
     report = json.loads((Path(run) / "report.json").read_text(encoding="utf-8"))
     labels = report["labels"]
     data = load_gzs("sample", seed=report["seed"]).splits["test"]
@@ -72,7 +72,7 @@ def score(
     batch_size: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[np.ndarray, float]:
-    """Logits (N, K), without gamma, and the seconds that they took."""
+    """Returns logits (N, K) without gamma, and the time in seconds."""
     start = clock()
     found = pipe(inputs, labels=labels, seen=[], top_k=None, batch_size=batch_size)
     seconds = clock() - start
@@ -87,7 +87,7 @@ def measure(arguments: argparse.Namespace, images: bool, pipelines: Any, sizes: 
         inputs, truth = [inputs[i] for i in chosen], [truth[i] for i in chosen]
     scores: dict[str, list[np.ndarray]] = {name: [] for name in pipelines}
     seconds: dict[str, list[float]] = {name: [] for name in pipelines}
-    for pipe in pipelines.values():  # labels are encoded, and memory is taken
+    for pipe in pipelines.values():  # warm-up: encodes labels and allocates memory
         score(pipe, inputs[: arguments.batch_size], labels, arguments.batch_size)
     step, order = 4 * arguments.batch_size, list(pipelines)
     for start in range(0, len(inputs), step):
@@ -98,20 +98,20 @@ def measure(arguments: argparse.Namespace, images: bool, pipelines: Any, sizes: 
             scores[name].append(found)
             if len(part) == step:
                 seconds[name].append(spent)
-        order = order[1:] + order[:1]  # none is always the first
+        order = order[1:] + order[:1]  # rotated, so that no model is always first
     config = pipelines[TORCH].model.config
     seen = np.array([label in config.seen_labels for label in labels])
     targets = np.array([labels.index(label) for label in truth])
     logits = {name: np.concatenate(parts) for name, parts in scores.items()}
     chosen = {name: (x - config.calibration_gamma * seen).argmax(1) for name, x in logits.items()}
     print(
-        f"\n{len(inputs)} samples of the test split {'with' if images else 'without'} pictures, "
+        f"\n{len(inputs)} samples of the test split {'with' if images else 'without'} images, "
         f"{len(labels)} labels, batches of {arguments.batch_size}, {arguments.threads} threads, "
         f"seconds of {arguments.clock} time, load {os.getloadavg()[1]:.1f}"
     )
     print(
-        "| | MB | samples/s | to torch, median (least–most) | overall acc | overall F1 | AUSUC "
-        "| same label | largest difference of logits | of a sample alone to it in a batch |"
+        "| | MB | samples/s | relative to torch, median (range) | overall acc | overall F1 | AUSUC "
+        "| same label | largest difference of logits | difference of single and batched samples |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name, x in logits.items():
@@ -135,15 +135,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="runs/quickstart", help="folder of a run on the sample")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default=32, help="number of samples in a batch")
+    parser.add_argument("--threads", type=int, default=2, help="number of threads")
     parser.add_argument(
         "--clock",
         choices=CLOCKS,
         default="wall",
-        help="cpu counts the process's own time, for one thread on a machine that others use",
+        help="wall-clock time, or CPU time for one thread on a shared machine",
     )
-    parser.add_argument("--samples", type=int, help="samples at random; all if absent")
+    parser.add_argument("--samples", type=int, help="number of random samples (default: all)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:

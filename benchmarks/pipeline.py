@@ -1,18 +1,18 @@
-"""Throughput and cost of the pipeline beside the bare encoders, and of many labels.
+"""Benchmarks the pipeline against the bare encoders, and with many labels.
 
-Each part is measured in a process of its own. What is compared is measured in turns in one process,
-and the median of the turns is reported: another load on the machine then meets both alike.
+Each part is measured in a separate process. Compared variants alternate within one process and the
+median of the rounds is reported, so that other load on the machine affects both equally.
 
-    throughput   inputs with text and picture, from pictures that are opened and from encoded bytes,
-                 and texts alone, against the bare encoders' forward passes on the same inputs:
-                 pixels and token ids at hand, in batches in the order given
-    labels       cost of an input over the number of labels, their vectors being cached
-    many         a large number of labels: filling the cache, keeping it on disk, and single inputs
-                 scored over all of them
+    throughput   inputs with text and image, from decoded images and from encoded bytes, and texts
+                 only, against the forward passes of the bare encoders on the same inputs:
+                 precomputed pixels and token ids, in batches in the given order
+    labels       cost of an input by number of labels, with cached label vectors
+    many         a large number of labels: filling the cache, saving it, and single inputs scored
+                 against all labels
 
-On a machine that others use, `--clock cpu` counts the processor time of this process in place of
-the time that passes. It counts what one thread does alone no more than what all do together, so
-with one thread (`--threads 1`) its ratios mean what those of a free machine mean.
+On a shared machine, `--clock cpu` measures the CPU time of this process instead of wall-clock time.
+CPU time is summed over threads, so its ratios are comparable to those of an idle machine only with
+one thread (`--threads 1`).
 """
 
 import argparse
@@ -40,7 +40,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def make_pipeline(folder: str) -> ZeroShotTypingPipeline:
-    """Loads a run, or joins the encoders of the quick start if there is none."""
+    """Loads a run, or an untrained model with the encoders of the quick start if there is none."""
     if Path(folder, "config.json").is_file():
         model = HMGRLForZeroShotTyping.from_pretrained(folder)
         processor = HMGRLProcessor.from_pretrained(folder)
@@ -52,20 +52,20 @@ def make_pipeline(folder: str) -> ZeroShotTypingPipeline:
 
 
 def sample(count: int) -> list[dict[str, Any]]:
-    """Inputs of the embedded sample's test split, pictures opened."""
+    """Returns inputs of the embedded sample's test split, with decoded images."""
     data = load_gzs("sample").splits["test"]
     rows = list(data.select(range(min(count, len(data)))))
     return [{"text": r["text"], "spans": r["spans"], "image": r["image"]} for r in rows]
 
 
 def names(count: int) -> list[str]:
-    """That many label names, of three to six word pieces."""
+    """Returns label names of three to six word pieces."""
     kinds = ("bird", "tool", "vehicle", "dish", "instrument", "building", "plant", "garment")
     return [f"{kinds[index % len(kinds)]} of kind {index}" for index in range(count)]
 
 
 def seconds(ways: dict[str, Callable[[], Any]], repeats: int, clock: str) -> dict[str, float]:
-    """Median seconds of each way, measured in turns after one round that warms up."""
+    """Returns the median seconds of each variant, measured in rounds after a warm-up round."""
     now = CLOCKS[clock]
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats + 1):
@@ -76,8 +76,8 @@ def seconds(ways: dict[str, Callable[[], Any]], repeats: int, clock: str) -> dic
     return {name: statistics.median(found[1:]) for name, found in times.items()}
 
 
-def encoded(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The inputs with pictures as PNG files in memory."""
+def encode_images(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the inputs with images as PNG files in memory."""
     rows = []
     for row in inputs:
         buffer = io.BytesIO()
@@ -88,10 +88,10 @@ def encoded(inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @torch.inference_mode()
 def throughput(arguments: argparse.Namespace) -> dict[str, float]:
-    """Measures inputs a second: the pipeline and the bare encoders."""
+    """Measures inputs per second of the pipeline and of the bare encoders."""
     pipe, size = make_pipeline(arguments.model), arguments.batch_size
     inputs = sample(arguments.inputs)
-    files = encoded(inputs)
+    files = encode_images(inputs)
     texts = [{"text": row["text"], "spans": row["spans"]} for row in sample(arguments.texts)]
     text_model, vision_model = pipe.model.hmgrl.text_model, pipe.model.hmgrl.vision_model
 
@@ -106,7 +106,7 @@ def throughput(arguments: argparse.Namespace) -> dict[str, float]:
         parts = [rows[i : i + size] for i in range(0, len(rows), size)]
         return [pipe.processor.encode_images(part, len(part))["pixel_values"] for part in parts]
 
-    # of inputs with pictures that all differ, so that no picture is spared
+    # with distinct images, so that the pipeline must encode each of them
     distinct = list({row["image"].tobytes(): row for row in inputs}.values())
     tokens, pixels = token_batches(inputs), pixel_batches([row["image"] for row in inputs])
     own_tokens = token_batches(distinct)
@@ -143,10 +143,10 @@ def throughput(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def labels(arguments: argparse.Namespace) -> dict[str, float]:
-    """Measures milliseconds an input over 10, 100 and 1,000 labels."""
+    """Measures milliseconds per input with 10, 100 and 1,000 labels."""
     pipe, inputs = make_pipeline(arguments.model), sample(arguments.texts)
     for row in inputs:
-        row["image"] = None  # a picture would only hide the labels' cost
+        row["image"] = None  # encoding images would dominate the cost of the labels
     ways: dict[str, Callable[[], Any]] = {
         str(count): partial(pipe, inputs, labels=names(count), batch_size=arguments.batch_size)
         for count in COUNTS
@@ -168,7 +168,7 @@ def many(arguments: argparse.Namespace) -> dict[str, float]:
     over_all = partial(pipe, **single, labels=given)
     turns, clock = arguments.calls, arguments.clock
     found = seconds({"few": few, "other": over_all}, turns, clock)
-    # the same list call after call, as in a loop over inputs
+    # the same list in every call, as in a loop over inputs
     found |= seconds({"same": over_all}, turns, clock) | seconds({"few": few}, turns, clock)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -194,55 +194,57 @@ def many(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def show(part: str, row: dict[str, float], arguments: argparse.Namespace) -> None:
-    """Prints what a part found."""
+    """Prints the results of a part."""
     if part == "throughput":
         print(
             f"throughput, batches of {arguments.batch_size}: {row['inputs']:.0f} inputs with "
-            f"{row['distinct_inputs']:.0f} distinct pictures, {row['text_inputs']:.0f} texts alone"
+            f"{row['distinct_inputs']:.0f} distinct images, {row['text_inputs']:.0f} texts only"
         )
         print("| inputs | pipeline, inputs/s | bare encoders, inputs/s | ratio |")
         print("|---|---|---|---|")
         count = row["inputs"]
         for title, ours, bare, number in (
-            ("pictures opened", "opened", "bare", count),
-            ("pictures as bytes", "bytes", "bare", count),
-            ("pictures opened, no two alike", "distinct", "bare distinct", row["distinct_inputs"]),
-            ("texts alone", "texts", "bare texts", row["text_inputs"]),
+            ("decoded images", "opened", "bare", count),
+            ("encoded images", "bytes", "bare", count),
+            ("decoded images, all distinct", "distinct", "bare distinct", row["distinct_inputs"]),
+            ("texts only", "texts", "bare texts", row["text_inputs"]),
         ):
             rates = number / row[ours], number / row[bare]
             print(f"| {title} | {rates[0]:.1f} | {rates[1]:.1f} | {rates[0] / rates[1]:.2f} |")
     elif part == "labels":
         first = row[str(COUNTS[0])]
         print("\ncost of a text by number of labels, label vectors cached")
-        print("| labels | ms an input | ratio |\n|---|---|---|")
+        print("| labels | ms per input | ratio |\n|---|---|---|")
         for name, value in row.items():
             print(f"| {name} | {value:.2f} | {value / first:.2f} |")
     else:
         print(
             f"\n{arguments.labels} labels: {row['fill']:.0f} s to fill the cache, saved in "
             f"{row['save']:.1f} s ({row['size'] / 1e6:.0f} MB), loaded in {row['load']:.1f} s\n"
-            f"a single text, top 5: {row['few']:.1f} ms over 10 labels, {row['same']:.1f} ms over "
-            f"all (+{row['same'] - row['few']:.1f}), {row['other']:.1f} ms where each call before "
-            f"had other labels\n"
+            f"a single text, top 5: {row['few']:.1f} ms with 10 labels, {row['same']:.1f} ms with "
+            f"all (+{row['same'] - row['few']:.1f}), {row['other']:.1f} ms if the labels change in "
+            f"each call\n"
             f"peak memory {row['peak'] / 1e9:.2f} GB, {row['before'] / 1e9:.2f} before"
         )
 
 
 def main() -> None:
-    """Measures the parts and prints them."""
+    """Measures the parts and prints the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="runs/quickstart", help="folder of a run")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--inputs", type=int, default=64, help="inputs with a picture")
-    parser.add_argument("--texts", type=int, default=512, help="texts alone")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each way")
-    parser.add_argument("--labels", type=int, default=100_000, help="labels of part many")
-    parser.add_argument("--calls", type=int, default=20, help="turns of single inputs")
-    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--batch-size", type=int, default=32, help="number of inputs in a batch")
+    parser.add_argument("--threads", type=int, default=2, help="number of threads")
+    parser.add_argument("--inputs", type=int, default=64, help="number of inputs with an image")
+    parser.add_argument("--texts", type=int, default=512, help="number of inputs with text only")
+    parser.add_argument("--repeats", type=int, default=5, help="number of rounds")
+    parser.add_argument("--labels", type=int, default=100_000, help="number of labels of part many")
+    parser.add_argument("--calls", type=int, default=20, help="number of calls of part many")
+    parser.add_argument(
+        "--clock", choices=sorted(CLOCKS), default="wall", help="wall-clock or CPU time"
+    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.part:
@@ -254,7 +256,7 @@ def main() -> None:
         )
         return
     print(
-        f"{arguments.threads} threads, {arguments.clock} time, median of {arguments.repeats} turns"
+        f"{arguments.threads} threads, {arguments.clock} time, median of {arguments.repeats} rounds"
     )
     for part in arguments.parts:
         command = [sys.executable, __file__, *sys.argv[1:], "--part", part]

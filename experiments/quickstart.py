@@ -1,7 +1,7 @@
 """The quick start: trains HMGRL on the embedded sample, then predicts in a new process.
 
-Prints the scores beside two references that need no training and types three mentions, one of them
-against labels that exist nowhere in the data.
+Prints the scores together with those of two training-free baselines, and predicts the types of
+three mentions, one of them among labels that do not occur in the data.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from modeling_hmgrl.pipeline_hmgrl import TASK
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Text, mention, labels to choose from, and the picture of the sample that is shown with it.
+# Text, mention, labels to choose from, and the label of the sample whose image is used.
 INPUTS = [
     ("We saw a heron at the edge of the pond", "heron", None, "bird"),
     ("He oiled the old cello before the concert", "cello", None, "musical instrument"),
@@ -32,7 +32,7 @@ INPUTS = [
 
 
 def train(output_dir: str, options: list[str]) -> None:
-    """Trains with `train.py`, as a user would."""
+    """Trains with `train.py`."""
     command = [
         sys.executable, "train.py", "--source", "sample",
         "--text-encoder", "encoders/minilm", "--vision-encoder", "encoders/vit-s",
@@ -43,17 +43,17 @@ def train(output_dir: str, options: list[str]) -> None:
 
 
 def predict(output_dir: str) -> None:
-    """Loads the run and predicts; called in a process of its own."""
+    """Loads the run and predicts; called in a separate process."""
     data = load_gzs("sample").splits["test"]
     names = data.features["label"].names
     pipe = pipeline(TASK, model=output_dir)
     report = json.loads((Path(output_dir) / "report.json").read_text(encoding="utf-8"))
     seen, unseen = report["labels"]["seen"], report["labels"]["test_unseen"]
     print(f"\nPredictions of a new process (labels: {len(seen)} seen, {len(unseen)} unseen):")
-    for text, mention, labels, picture in INPUTS:
+    for text, mention, labels, image_label in INPUTS:
         image = None
-        if picture is not None:
-            row = list(data["label"]).index(names.index(picture))
+        if image_label is not None:
+            row = list(data["label"]).index(names.index(image_label))
             buffer = io.BytesIO()
             data[row]["image"].save(buffer, format="PNG")
             image = buffer.getvalue()
@@ -65,16 +65,16 @@ def predict(output_dir: str) -> None:
                 result["labels"], result["probabilities"], result["seen"], strict=True
             )
         )
-        asked = f" among {labels}" if labels else ""
-        source = f"with a picture of the test set's {picture}" if picture else "without a picture"
-        print(f"  {text!r}, mention {mention!r}, {source}{asked}\n    -> {shown}")
+        among = f" among {labels}" if labels else ""
+        source = f"with a test image of {image_label!r}" if image_label else "without an image"
+        print(f"  {text!r}, mention {mention!r}, {source}{among}\n    -> {shown}")
 
 
 def main() -> None:
     """Trains and predicts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output-dir", default="runs/quickstart", help="folder of the run")
-    parser.add_argument("--predict-only", action="store_true", help="predict with a finished run")
+    parser.add_argument("--predict-only", action="store_true", help="predict with an existing run")
     arguments, rest = parser.parse_known_args()
     if not arguments.predict_only:
         train(arguments.output_dir, rest)

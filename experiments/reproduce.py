@@ -1,13 +1,13 @@
-"""The paper's tables and figures, in a setting that runs on a laptop or in the paper's own.
+"""Reproduces the paper's tables and figures, in its own setting or in one that runs on a laptop.
 
     python experiments/reproduce.py --table 1 --task mre --data-dir MNRE/mnre_txt --seeds 0 1 2
     python experiments/reproduce.py --figure 5a --task met --seeds 1 2 3
     python experiments/reproduce.py --table parity --task met --seeds 1 2 3
 
-Each cell of the grid is one JSON file; the same command goes on where it stopped. Tables are
-printed and written as Markdown, figures as PNG; figure 6 draws one model, that of the first seed,
-as draw_representations.py does. `--setting paper` takes BERT-base, ViT-B/16-384 and the authors'
-settings, and wants a GPU.
+Each cell of the grid is stored as one JSON file; the same command resumes an interrupted grid.
+Tables are printed and written as Markdown, figures as PNG; figure 6 shows the model of the first
+seed, drawn by draw_representations.py. `--setting paper` uses BERT-base, ViT-B/16-384 and the
+authors' settings, and requires a GPU.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from typing import Any
 import draw_representations
 from comparison import paired_test, table, values
 from figures import draw_bars, draw_curves, draw_surface
-from grid import SCORINGS, SETTINGS, Cell, Place, kept_run, run_cells
+from grid import SCORINGS, SETTINGS, Cell, Paths, run_cells, train_and_keep
 
 SOURCES = {"mre": "mnre", "met": "sample"}
-"""Source of each task unless another is named."""
+"""Default source of each task."""
 
 METHODS = {
     "mre": (
@@ -36,7 +36,7 @@ METHODS = {
 
 
 def _changed(**changes: Any) -> dict[str, Any]:
-    """Fields of a cell whose configuration is changed."""
+    """Returns the fields of a cell with a changed configuration."""
     return {"changes": tuple(sorted(changes.items()))}
 
 
@@ -50,8 +50,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "without generator": _changed(weight_cvae=0.0, weight_unseen=0.0, weight_alignment=0.0),
     "inductive": {"vocabulary": "inductive"},
 }
-"""Rows of table 2, and two more: all of the generator's losses off, and a generator that does not
-see the names of the test labels. Settings, not copies of code."""
+"""Rows of table 2, and two more: without all losses of the generator, and with a generator that is
+not given the names of the test-unseen labels."""
 
 GEOMETRY: dict[str, dict[str, Any]] = {
     "HMGRL": {},
@@ -66,7 +66,7 @@ PARITY: dict[str, dict[str, Any]] = {
     "published scores": {"scoring": "published"},
     "corrected": {"scoring": "corrected"},
 }
-"""HMGRL as the authors' code has it, with their way of scoring alone, and with what is mended."""
+"""HMGRL with all settings of the authors' code, with only their scoring, and with corrections."""
 
 WIDTHS = (16, 32, 64, 128, 256)
 """Widths of figures 5b (d_z) and 5c (d_v)."""
@@ -83,30 +83,49 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     what.add_argument(
         "--table",
         choices=("1", "2", "parity"),
-        help="1: methods, 2: ablations, parity: the paper's switch beside the corrected settings",
+        help="1: methods, 2: ablations, parity: the paper's settings and the corrected ones",
     )
     what.add_argument(
         "--figure",
         choices=("3", "4", "5a", "5b", "5c", "6"),
         help="3, 4: weights of L_u and L_sda; 5a: geometry; 5b, 5c: widths; 6: representations",
     )
-    parser.add_argument("--task", choices=tuple(SOURCES), required=True)
-    parser.add_argument("--source", help="source of data; mnre or the sample unless named")
-    parser.add_argument("--data-dir", help="folder of the source's data")
-    parser.add_argument("--image-dir", help="folder of its pictures")
     parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of split and run alike"
+        "--task",
+        choices=tuple(SOURCES),
+        required=True,
+        help="mre: relation extraction, met: entity typing",
     )
-    parser.add_argument("--setting", choices=tuple(SETTINGS), default="frozen")
+    parser.add_argument("--source", help="source of the data (default: mnre or sample, by task)")
+    parser.add_argument("--data-dir", help="folder of the source's data")
+    parser.add_argument("--image-dir", help="folder of the source's images")
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[0, 1, 2],
+        help="seeds, each of both the split and the run (default: 0 1 2)",
+    )
+    parser.add_argument(
+        "--setting",
+        choices=tuple(SETTINGS),
+        default="frozen",
+        help="encoders and budget (default: frozen)",
+    )
     parser.add_argument(
         "--scoring",
         nargs="+",
         choices=tuple(SCORINGS),
         default=["corrected"],
-        help="ways of scoring, a table for each (more than one with --table 1 only)",
+        help="scoring, with a table for each; several require --table 1 (default: corrected)",
     )
-    parser.add_argument("--methods", nargs="+", help="rows of table 1; all if not named")
-    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
+    parser.add_argument("--methods", nargs="+", help="rows of table 1 (default: all)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/reproduce"),
+        help="folder to write to (default: runs/reproduce)",
+    )
     return parser.parse_args(argv)
 
 
@@ -116,30 +135,29 @@ def _cells(arguments: argparse.Namespace, method: str, **options: Any) -> list[C
     return [Cell(source, method, seed, seed, **options) for seed in arguments.seeds]
 
 
-def _place(arguments: argparse.Namespace) -> Place:
-    return Place(arguments.out / "cells", arguments.data_dir, arguments.image_dir)
+def _paths(arguments: argparse.Namespace) -> Paths:
+    return Paths(arguments.out / "cells", arguments.data_dir, arguments.image_dir)
 
 
 def _reports(
     arguments: argparse.Namespace, rows: dict[str, list[Cell]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Runs all rows, split by split, so that a split's data are read once."""
-    place = _place(arguments)
-    by_split = [cells[at] for at in range(len(arguments.seeds)) for cells in rows.values()]
-    found = dict(zip(by_split, run_cells(by_split, place), strict=True))
+    """Runs all rows, one split after the other, so that the data of a split are read once."""
+    by_split = [cells[index] for index in range(len(arguments.seeds)) for cells in rows.values()]
+    found = dict(zip(by_split, run_cells(by_split, _paths(arguments)), strict=True))
     return {row: [found[cell] for cell in cells] for row, cells in rows.items()}
 
 
-def _missing(reports: list[dict[str, Any]]) -> str:
+def _image_note(reports: list[dict[str, Any]]) -> str:
     counts = reports[0]["data"].get("images", {})
     if not counts.get("found"):
-        return f"Without pictures: none was at hand ({counts})."
-    return f"Pictures: {counts}."
+        return f"Images: none found, not used ({counts})."
+    return f"Images: {counts}."
 
 
-def _path(arguments: argparse.Namespace, what: str, ending: str) -> Path:
+def _path(arguments: argparse.Namespace, what: str, suffix: str) -> Path:
     parts = [what, arguments.task, arguments.setting, *arguments.scoring]
-    return arguments.out / f"{'-'.join(parts)}{ending}"
+    return arguments.out / f"{'-'.join(parts)}{suffix}"
 
 
 def _write(arguments: argparse.Namespace, what: str, text: str) -> None:
@@ -150,37 +168,37 @@ def _write(arguments: argparse.Namespace, what: str, text: str) -> None:
 
 
 def make_table_1(arguments: argparse.Namespace) -> None:
-    """Methods against each other, and each against HMGRL by pairs."""
+    """Compares all methods, with a paired test of HMGRL against each other method."""
     methods = arguments.methods or METHODS[arguments.task]
     parts = []
     for scoring in arguments.scoring:
         rows = {method: _cells(arguments, method, scoring=scoring) for method in methods}
         reports = _reports(arguments, rows)
-        parts += [f"## Scoring: {scoring}", "", _missing(next(iter(reports.values()))), ""]
+        parts += [f"## Scoring: {scoring}", "", _image_note(next(iter(reports.values()))), ""]
         parts += [table(reports), ""]
         if "hmgrl" in reports:
-            parts += _pairs(reports, "hmgrl")
+            parts += _paired_tests(reports, "hmgrl")
     _write(arguments, "table1", "\n".join(parts).rstrip())
 
 
-def _pairs(reports: dict[str, list[dict[str, Any]]], row: str) -> list[str]:
-    """HMGRL, which stands in a row, against each other row; nothing where there are no pairs."""
+def _paired_tests(reports: dict[str, list[dict[str, Any]]], row: str) -> list[str]:
+    """Tests the row of HMGRL against each other row; empty if there is nothing to compare."""
     path = ("overall", "f1")
     ours = values(reports[row], path)
     if len(ours) < 2 or len(reports) < 2:
         return []
     lines = [
-        "HMGRL minus the other, overall F1 by pairs on the same splits (sign-flip test):", "",
+        "HMGRL minus the other method, overall F1 on the same splits (paired sign-flip test):", "",
         "| other | difference | 95 % interval | wins | p |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for method, theirs in reports.items():
         if method == row:
             continue
         found = paired_test(ours, values(theirs, path))
-        chance = f"{found['p']:.3f}" if found["p"] >= 0.001 else "< 0.001"
+        p_value = f"{found['p']:.3f}" if found["p"] >= 0.001 else "< 0.001"
         lines.append(
             f"| {method} | {found['difference']:+.1f} | {found['low']:+.1f} to "
-            f"{found['high']:+.1f} | {found['wins']} of {found['n']} | {chance} |"
+            f"{found['high']:+.1f} | {found['wins']} of {found['n']} | {p_value} |"
         )
     return [*lines, ""]
 
@@ -191,23 +209,23 @@ def make_settings_table(
     settings: dict[str, dict[str, Any]],
     whole: str | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """HMGRL under several settings; the row named as whole against each other one by pairs."""
+    """Compares settings of HMGRL, with a paired test of the row ``whole`` against each other."""
     rows = {
         row: _cells(arguments, "hmgrl", **{"scoring": arguments.scoring[0], **options})
         for row, options in settings.items()
     }
     reports = _reports(arguments, rows)
-    parts = [_missing(next(iter(reports.values()))), "", table(reports), ""]
+    parts = [_image_note(next(iter(reports.values()))), "", table(reports), ""]
     if whole is not None:
-        parts += _pairs(reports, whole)
+        parts += _paired_tests(reports, whole)
     _write(arguments, name, "\n".join(parts).rstrip())
     return reports
 
 
 def draw_figure_6(arguments: argparse.Namespace) -> None:
-    """Representations of the first seed's test samples."""
+    """Draws the representations of the test samples of the first seed."""
     cell = _cells(arguments, "hmgrl", scoring=arguments.scoring[0])[0]
-    command = ["--run", str(kept_run(cell, _place(arguments))), "--source", cell.source]
+    command = ["--run", str(train_and_keep(cell, _paths(arguments))), "--source", cell.source]
     command += ["--out", str(_path(arguments, "figure6", ""))]
     command += ["--split-seed", str(cell.split)]
     for name in ("data_dir", "image_dir"):
@@ -217,7 +235,7 @@ def draw_figure_6(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Makes what is asked for."""
+    """Makes the requested table or figure."""
     arguments = _parse(argv)
     if len(arguments.scoring) > 1 and arguments.table != "1":
         raise SystemExit("--scoring: got several, expected one except with --table 1")

@@ -1,12 +1,12 @@
-"""How much of a sample's types its text and its pictures tell, each alone and both together.
+"""Measures how well text and images of the sample predict its types, separately and combined.
 
-Features of frozen encoders go into a logistic regression: a sentence's and its mention's mean
-token vectors, a picture's class token. The last rows train nothing and take the type whose name
-is the nearest to the sentence or to the mention.
+A logistic regression is trained on features of frozen encoders: the mean token vectors of sentence
+and mention, and the class token of the image. The last rows are training-free and predict the type
+whose name is most similar to the sentence or to the mention.
 
     python experiments/sample_modalities.py --text-encoder DIR --vision-encoder DIR
 
-Needs scikit-learn. Prints a table in Markdown.
+Requires scikit-learn. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SAMPLE = Path(__file__).parents[1] / "dataset_scripts" / "sample_data" / "sample
 
 @torch.inference_mode()
 def encode_texts(texts: Sequence[str], folder: str, batch_size: int) -> np.ndarray:
-    """Returns the mean token vector of each text, of length one."""
+    """Returns the mean token vector of each text, normalised to length 1."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder).eval()
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
@@ -54,18 +54,18 @@ def encode_texts(texts: Sequence[str], folder: str, batch_size: int) -> np.ndarr
 
 
 @torch.inference_mode()
-def encode_pictures(pictures: Sequence[bytes], folder: str, batch_size: int) -> np.ndarray:
-    """Returns the class token of each picture; equal pictures are encoded once."""
+def encode_images(contents: Sequence[bytes], folder: str, batch_size: int) -> np.ndarray:
+    """Returns the class token of each image; equal images are encoded once."""
     processor = AutoImageProcessor.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder).eval()
-    distinct = list(dict.fromkeys(pictures))
+    distinct = list(dict.fromkeys(contents))
     vectors = []
     for start in range(0, len(distinct), batch_size):
-        images = [open_image(picture) for picture in distinct[start : start + batch_size]]
+        images = [open_image(content) for content in distinct[start : start + batch_size]]
         batch = processor(images, return_tensors="pt")
         vectors.append(model(**batch).last_hidden_state[:, 0].numpy())
-    place = {picture: row for row, picture in enumerate(distinct)}
-    return np.concatenate(vectors)[[place[picture] for picture in pictures]]
+    row_of = {content: row for row, content in enumerate(distinct)}
+    return np.concatenate(vectors)[[row_of[content] for content in contents]]
 
 
 def probe(
@@ -75,7 +75,7 @@ def probe(
     splits: int,
     seed: int,
 ) -> list[tuple[float, float]]:
-    """Returns accuracy and macro F1 on 30 % of the records, for each split."""
+    """Returns accuracy and macro F1 on 30 % of the records for each split."""
     splitter: ShuffleSplit | GroupShuffleSplit
     if groups is None:
         splitter = ShuffleSplit(splits, test_size=0.3, random_state=seed)
@@ -93,45 +93,45 @@ def probe(
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Measures how much text and pictures of the sample tell of its types.",
+        description="Measure how well text and images of the sample predict its types.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--sample", type=Path, default=SAMPLE)
+    parser.add_argument("--sample", type=Path, default=SAMPLE, help="Parquet file of the sample")
     parser.add_argument("--text-encoder", default="encoders/minilm", help="folder or Hub name")
     parser.add_argument("--vision-encoder", default="encoders/vit-s", help="folder or Hub name")
-    parser.add_argument("--splits", type=int, default=5, help="random splits to average over")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--splits", type=int, default=5, help="number of random splits")
+    parser.add_argument("--batch-size", type=int, default=32, help="number of inputs in a batch")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random splits")
     args = parser.parse_args()
 
     rows = parquet.read_table(args.sample).to_pylist()
     labels = np.array([row["label"] for row in rows])
     mentions = [row["mention"] for row in rows]
-    pictures = np.array([row["picture"] for row in rows])
+    images = np.array([row["picture"] for row in rows])
     words = np.array([mention.lower() for mention in mentions])
     names = sorted(set(labels))
 
     sentence = encode_texts([row["text"] for row in rows], args.text_encoder, args.batch_size)
     mention = encode_texts(mentions, args.text_encoder, args.batch_size)
     name = encode_texts(names, args.text_encoder, args.batch_size)
-    image = encode_pictures(
+    image = encode_images(
         [row["image"]["bytes"] for row in rows], args.vision_encoder, args.batch_size
     )
     text = np.concatenate([sentence, mention], axis=1)
     both = np.concatenate([text, image], axis=1)
 
-    print("| Features | Test records share no ... with training | Accuracy | Macro F1 |")
+    print("| Features | Not shared with training | Accuracy | Macro F1 |")
     print("|---|---|---|---|")
     for title, features, groups, apart in (
         ("sentence", sentence, None, "text"),
         ("sentence + mention", text, None, "text"),
-        ("picture", image, None, "text"),
-        ("sentence + mention + picture", both, None, "text"),
+        ("image", image, None, "text"),
+        ("sentence + mention + image", both, None, "text"),
         ("sentence + mention", text, words, "mention"),
-        ("sentence + mention + picture", both, words, "mention"),
-        ("sentence + mention", text, pictures, "picture"),
-        ("picture", image, pictures, "picture"),
-        ("sentence + mention + picture", both, pictures, "picture"),
+        ("sentence + mention + image", both, words, "mention"),
+        ("sentence + mention", text, images, "image"),
+        ("image", image, images, "image"),
+        ("sentence + mention + image", both, images, "image"),
     ):
         scores = np.array(probe(features, labels, groups, args.splits, args.seed))
         cells = [
@@ -143,7 +143,7 @@ def main() -> None:
         guess = np.array(names)[(features @ name.T).argmax(1)]
         f1 = f1_score(labels, guess, average="macro", zero_division=0)
         print(
-            f"| {title}, cosine to the type's name | nothing is trained "
+            f"| {title}, cosine to the type's name | (training-free) "
             f"| {100 * (guess == labels).mean():.1f} | {100 * f1:.1f} |"
         )
     print(f"\n{len(rows)} records, {len(names)} types, {args.splits} splits, seed {args.seed}")

@@ -1,8 +1,8 @@
-"""Searches d_z, d_v, eta and zeta on validation, as the paper's figures 3, 4, 5b and 5c do.
+"""Tunes d_z, d_v, eta and zeta on validation, as in the paper's figures 3, 4, 5b and 5c.
 
-Everything after `--` goes to train.py; the test split is never scored. Each trial is a process of
-its own and a folder with its report. The study lies in a file: the same command goes on with it,
-and a trial that was interrupted is run again.
+Everything after `--` is passed to train.py; the test split is never evaluated. Each trial runs in a
+separate process and has a folder with its report. The study is stored in a file: the same command
+resumes it and repeats an interrupted trial.
 
     python experiments/sweep.py --trials 30 --out runs/sweep -- --source mnre --data-dir MNRE \
       --no-images --label-text verbalised --text-encoder encoders/minilm --max-steps 300
@@ -18,7 +18,7 @@ import optuna
 
 ROOT = Path(__file__).parents[1]
 
-# From this package's defaults (eta = zeta = 0.1) past the authors' (1 and 10).
+# Includes this package's defaults (eta = zeta = 0.1) and the authors' (1 and 10).
 SPACE = {
     "bottleneck_size": (32, 64, 128, 256, 512),
     "generator_latent_size": (32, 64, 128, 256, 512),
@@ -28,7 +28,7 @@ SPACE = {
 
 
 def run_trial(trial: optuna.Trial, out: Path, passed: list[str]) -> float:
-    """Trains with a trial's settings and returns the overall validation score."""
+    """Trains with the settings of a trial and returns the overall validation score."""
     settings = {name: trial.suggest_categorical(name, values) for name, values in SPACE.items()}
     folder = out / f"trial-{trial.number:04d}"
     command = [sys.executable, str(ROOT / "train.py"), *passed, "--no-test"]
@@ -40,7 +40,7 @@ def run_trial(trial: optuna.Trial, out: Path, passed: list[str]) -> float:
     if done.returncode:
         raise RuntimeError(f"trial {trial.number} failed; see {log.name}")
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    for weights in folder.glob("*.safetensors"):  # its report is what a trial is for
+    for weights in folder.glob("*.safetensors"):  # only the report of a trial is kept
         weights.unlink()
     scores = report["validation"]
     trial.set_user_attr("ausuc", scores["ausuc"])
@@ -49,12 +49,14 @@ def run_trial(trial: optuna.Trial, out: Path, passed: list[str]) -> float:
 
 
 def main() -> None:
-    """Runs trials until there are as many as asked for, and prints the best."""
+    """Runs trials up to the requested number and prints the best one."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trials", type=int, default=30, help="trials in all, finished ones too")
-    parser.add_argument("--out", type=Path, default=Path("runs/sweep"))
+    parser.add_argument(
+        "--trials", type=int, default=30, help="total number of trials, including finished ones"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/sweep"), help="folder of the study")
     parser.add_argument("--seed", type=int, default=0, help="seed of the search")
     parser.add_argument("passed", nargs="*", metavar="-- ARGUMENTS", help="arguments of train.py")
     arguments = parser.parse_args()
@@ -69,10 +71,10 @@ def main() -> None:
     )
     known = study.user_attrs.get("arguments", arguments.passed)
     if known != arguments.passed:
-        sys.exit(f"{arguments.out}: holds a study of other arguments: {' '.join(known)}")
+        sys.exit(f"{arguments.out}: contains a study with other arguments: {' '.join(known)}")
     study.set_user_attr("arguments", arguments.passed)
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
-        # Of a process that is gone: its values go first in the queue.
+        # Interrupted earlier: its settings are queued again, before new ones.
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         study.enqueue_trial(trial.params)
     finished = len(study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)))

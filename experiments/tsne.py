@@ -1,12 +1,12 @@
-"""t-SNE onto a sphere, the Poincaré disk or the plane, and how well such a layout can be trusted.
+"""t-SNE onto a sphere, the Poincaré disk or the plane, and measures of the quality of a layout.
 
-The affinities of the points are those of t-SNE (van der Maaten & Hinton 2008): normal densities in
-the original space, of widths by which each point has as many neighbours as the perplexity says. In
-the layout, Student's density of the geodesic distance takes the place of the Euclidean one.
+The affinities of the points are those of t-SNE (van der Maaten & Hinton 2008): Gaussian densities
+in the original space, with bandwidths determined by the perplexity. In the layout, Student's
+density is applied to the geodesic instead of the Euclidean distance.
 
-A layout needs room that grows with the number of points: the radius of the sphere, and of curvature
-of the disk, which set how far apart points can be, grow as its square root. All is exact, O(N^2) in
-time and memory: for some thousands of points.
+The area that a layout requires grows with the number of points N: the radius of the sphere and the
+radius of curvature of the disk are proportional to sqrt(N). The computation is exact, O(N^2) in
+time and memory, and suitable for several thousand points.
 """
 
 import math
@@ -23,24 +23,24 @@ MANIFOLDS = ("sphere", "poincare", "plane")
 """Points on the unit sphere, shape (N, 3); in the unit disk, (N, 2); in the plane, (N, 2)."""
 
 MAX_POINTS = 5_000
-"""Most points of a layout: beyond, its matrices take more than 1 GB."""
+"""Maximum number of points of a layout: with more, its matrices require more than 1 GB."""
 
-# Radius over sqrt(N). The sphere has the area that plain t-SNE gives so many points; in the disk
-# points come as near to the rim as 0.95, where less room makes them crowd.
+# Radius divided by sqrt(N). The sphere has the area that plain t-SNE uses for as many points; in
+# the disk, points reach a norm of 0.95, and a smaller radius would crowd them at the boundary.
 _RADIUS = {"sphere": 1.1, "poincare": 0.6}
 _BLOCK = 128  # rows of a matrix of pairs that are computed at once
 _SMALL = 1e-3  # half distance below which d / sin d and d / sinh d are 1 in float32
-_MAX_NORM = 0.9999  # of a point of the disk: float32 still tells its distance from the rim
+_MAX_NORM = 0.9999  # of a point of the disk, for which 1 - norm is still accurate in float32
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Points of a low-dimensional manifold that stand for points of the original space.
+    """Points of a low-dimensional manifold that represent points of the original space.
 
     Attributes:
         points: Coordinates, float64, shape (N, 3) on the unit sphere, (N, 2) otherwise.
         manifold: One of :data:`MANIFOLDS`.
-        radius: What geodesic distances of the unit manifold are multiplied by.
+        radius: Factor of the geodesic distances of the unit manifold.
         divergence: Kullback-Leibler divergence between the affinities of space and layout, in nats.
     """
 
@@ -64,7 +64,7 @@ def affinities(distances: Tensor, perplexity: float, steps: int = 50) -> Tensor:
     Args:
         distances: Distances in the original space, shape (N, N).
         perplexity: Effective number of neighbours of each point.
-        steps: Most steps of the bisection for each point's width.
+        steps: Maximum number of bisection steps for the bandwidth of each point.
 
     Returns:
         Affinities, shape (N, N), with 0 on the diagonal.
@@ -111,27 +111,27 @@ def layout(
     exaggeration: float = 2.0,
     seed: int = 0,
 ) -> Layout:
-    """Lays points out on a manifold.
+    """Computes a layout of points on a manifold.
 
-    Starts from the principal components and descends by Riemannian Adam, the step falling in the
-    second half. The affinities are exaggerated for the first fifth. Exaggeration as strong as in
-    plain t-SNE (12) leaves worse layouts of few points here.
+    The layout is initialised to the principal components and optimised by Riemannian Adam, with a
+    learning rate that decreases in the second half and exaggerated affinities in the first fifth of
+    the steps. An exaggeration as strong as in plain t-SNE (12) gives worse layouts of few points.
 
     Args:
-        vectors: Points of the original space, shape (N, D), for the start.
+        vectors: Points of the original space, shape (N, D), for the initialisation.
         manifold: One of :data:`MANIFOLDS`.
-        distances: Their distances, shape (N, N); Euclidean ones if None.
+        distances: Distances of the points, shape (N, N); None computes Euclidean ones.
         perplexity: Effective number of neighbours.
-        steps: Steps of the descent.
+        steps: Number of optimisation steps.
         learning_rate: Step in units of the layout, in which near neighbours are about 1 apart.
-        exaggeration: Factor of the affinities at first.
-        seed: Seed of the noise of the start, which parts points that coincide.
+        exaggeration: Initial factor of the affinities.
+        seed: Seed of the noise of the initialisation, which separates identical points.
 
     Returns:
-        The layout, the same on each call.
+        The layout; it is deterministic.
 
     Raises:
-        ValueError: If the arguments do not fit.
+        ValueError: If arguments are invalid.
     """
     if manifold not in MANIFOLDS:
         raise ValueError(f"manifold: got {manifold!r}, expected one of {', '.join(MANIFOLDS)}")
@@ -141,7 +141,7 @@ def layout(
         )
     count = len(vectors)
     if count > MAX_POINTS:
-        raise ValueError(f"vectors: got {count}, expected at most {MAX_POINTS}; draw some of them")
+        raise ValueError(f"vectors: got {count}, expected at most {MAX_POINTS}")
     vectors = vectors.detach().double().cpu()
     distances = torch.cdist(vectors, vectors) if distances is None else distances.detach().cpu()
     if distances.shape != (count, count):
@@ -158,7 +158,7 @@ def layout(
         "plane": lambda: geoopt.Euclidean(1),
     }[manifold]()
     points = geoopt.ManifoldParameter(_start(vectors, manifold, seed), manifold=on)
-    # float64 coordinates, brought back to the manifold now and then: they drift off it otherwise
+    # float64 coordinates, regularly projected to the manifold, from which they would drift
     optimizer = geoopt.optim.RiemannianAdam(
         [points], lr=learning_rate, betas=(0.9, 0.99), stabilize=10
     )
@@ -173,18 +173,18 @@ def layout(
             if manifold == "poincare":
                 norm = points.data.norm(dim=1, keepdim=True)
                 points.data.mul_((_MAX_NORM / norm).clamp(max=1.0))
-        placed = on.projx(points.data).detach()
-        _, cost, mass = _gradient(wanted, placed.float(), manifold, radius)
+        final = on.projx(points.data).detach()
+        _, cost, mass = _gradient(wanted, final.float(), manifold, radius)
     # sum of p log(p/q); log q = log w - log(sum w), and p sums up to 1
     divergence = float(torch.xlogy(wanted, wanted).double().sum()) + cost + math.log(mass)
-    return Layout(placed, manifold, radius, divergence)
+    return Layout(final, manifold, radius, divergence)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Computes on one thread: on blocks as small as these, threads mostly wait for each other.
+    """Limits torch to one thread, which is faster for the small blocks used here.
 
-    On one thread sums have one order, too, so that a layout does not depend on the processor.
+    With one thread the order of summation is also fixed, so layouts are reproducible.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -195,7 +195,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _geoopt() -> Any:
-    """The library of manifolds, without the warnings that its import brings."""
+    """Imports geoopt and suppresses the warnings of its import."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
         import geoopt  # noqa: PLC0415 - heavy
@@ -203,13 +203,13 @@ def _geoopt() -> Any:
 
 
 def _start(vectors: Tensor, manifold: str, seed: int) -> Tensor:
-    """Principal components with a little noise, on the manifold."""
+    """Returns the principal components with a little noise, on the manifold."""
     centered = vectors - vectors.mean(0)
     width = 3 if manifold == "sphere" else 2
     if centered.shape[1] < width:
         centered = torch.nn.functional.pad(centered, (0, width - centered.shape[1]))
     axes = torch.linalg.eigh(centered.T @ centered).eigenvectors[:, -width:].flip(1)
-    # the sign of an axis is arbitrary: its largest entry is made positive
+    # the sign of an axis is arbitrary, so its largest entry is made positive
     sign = axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
     start = centered @ (axes * sign)
     start /= start[:, 0].std().clamp(min=torch.finfo(start.dtype).tiny)
@@ -221,11 +221,11 @@ def _start(vectors: Tensor, manifold: str, seed: int) -> Tensor:
 def _squared_distances(
     rows: Tensor, points: Tensor, manifold: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Squared geodesic distances t on the unit manifold of points (n, k) from points (N, k).
+    """Squared geodesic distances t on the unit manifold between points (n, k) and points (N, k).
 
     Returns:
-        t, D = |x - y|^2 and dt/dD, shape (n, N) each. D is summed up from differences, which keep
-        the digits of near points.
+        t, D = |x - y|^2 and dt/dD, shape (n, N) each. D is computed from differences, to be
+        accurate for near points.
     """
     chord = torch.zeros(len(rows), len(points), dtype=points.dtype)
     for a, b in zip(rows.unbind(1), points.unbind(1), strict=True):
@@ -233,7 +233,7 @@ def _squared_distances(
     if manifold == "plane":
         return chord, chord, torch.ones(())
     if manifold == "sphere":
-        # |x - y| = 2 sin(d/2), dt/dD = d / sin d; it grows without bound towards antipodes
+        # |x - y| = 2 sin(d/2), dt/dD = d / sin d, which is unbounded towards antipodes
         half = (chord.sqrt() / 2).clamp_(max=1.0)
         distance = 2 * torch.asin(half)
         sine = 2 * half * torch.sqrt(1 - half.square())
@@ -243,9 +243,7 @@ def _squared_distances(
     scale = _conformal(rows)[:, None] * _conformal(points)[None, :]
     half = torch.sqrt(chord * scale)
     root = torch.sqrt(1 + half.square())
-    distance = 2 * torch.log(
-        half + root
-    )  # asinh, which is off by 1e-7 here, at a fifth of its cost
+    distance = 2 * torch.log(half + root)  # five times as fast as asinh, within 1e-7
     slope = torch.where(half < _SMALL, 1.0, distance / (2 * half * root).clamp_(min=_SMALL))
     return distance.square(), chord, slope.mul_(scale).mul_(4)
 
@@ -258,11 +256,11 @@ def _conformal(points: Tensor) -> Tensor:
 def _gradient(
     wanted: Tensor, points: Tensor, manifold: str, radius: float, exaggeration: float = 1.0
 ) -> tuple[Tensor, float, float]:
-    """Gradient of the divergence by the coordinates, as if they were those of a Euclidean space.
+    """Euclidean gradient of the divergence with respect to the coordinates.
 
-    With w = 1/(1 + t) and q = w / sum w it is the sum of (p - q) w dt over all pairs, which splits
-    into attraction by p w and repulsion by w^2 / sum w: one pass over blocks of rows that fit into
-    a processor's cache.
+    With w = 1/(1 + t) and q = w / sum w it is the sum of (p - q) w dt over all pairs: attraction by
+    p w and repulsion by w^2 / sum w, computed in one pass over blocks of rows that fit into a
+    processor's cache.
 
     Returns:
         The gradient (N, k), sum of p log(1/w), and sum of w.
@@ -281,25 +279,25 @@ def _gradient(
         both = (attraction, slope * weights * part), (repulsion, slope * weights.square_())
         for total, forces in both:
             moved = forces.sum(1, keepdim=True) * rows - forces @ points
-            if manifold == "poincare":  # a point's own a changes with it, da/dx = 2 a^2 x
+            if manifold == "poincare":  # the point's own factor a depends on it, da/dx = 2 a^2 x
                 moved += (forces * chord).sum(1, keepdim=True) * _conformal(rows)[:, None] * rows
             total[start : start + _BLOCK] = moved
     return (exaggeration * attraction - repulsion / mass) * (4 * radius**2), cost, mass
 
 
-def trustworthiness(distances: Tensor, placed: Tensor, k: int = 10) -> float:
-    """Whether neighbours in a layout are neighbours in the original space.
+def trustworthiness(distances: Tensor, layout_distances: Tensor, k: int = 10) -> float:
+    """Measures whether neighbours in a layout are neighbours in the original space.
 
-    Venna & Kaski 2001: 1 if the k neighbours of each point in the layout are its k in the original
-    space; lower by the ranks there of those that are not.
+    Venna & Kaski 2001: 1 if the k nearest neighbours of each point in the layout are also its k
+    nearest in the original space; lower according to the original ranks of those that are not.
 
     Args:
         distances: Distances in the original space, shape (N, N).
-        placed: Distances in the layout, shape (N, N).
-        k: Neighbours, fewer than half of the points.
+        layout_distances: Distances in the layout, shape (N, N).
+        k: Number of neighbours, less than half of the points.
 
     Returns:
-        From 0 to 1.
+        A value from 0 to 1.
 
     Raises:
         ValueError: If there are too many neighbours.
@@ -310,20 +308,20 @@ def trustworthiness(distances: Tensor, placed: Tensor, k: int = 10) -> float:
     order = distances.clone().fill_diagonal_(-math.inf).argsort(dim=1, stable=True)
     ranks = torch.empty_like(order)
     ranks.scatter_(1, order, torch.arange(count).expand(count, -1))  # 0 is the point itself
-    excess = (ranks.gather(1, _neighbours(placed, k)) - k).clamp(min=0).sum()
+    excess = (ranks.gather(1, _neighbours(layout_distances, k)) - k).clamp(min=0).sum()
     return 1 - 2 / (count * k * (2 * count - 3 * k - 1)) * float(excess)
 
 
 def neighbour_accuracy(distances: Tensor, labels: Tensor, k: int = 10) -> float:
-    """Share of points whose label is the most frequent one among their k nearest others.
+    """Accuracy of predicting the label of each point from its k nearest neighbours.
 
     Args:
-        distances: Shape (N, N).
-        labels: Label numbers, shape (N,); of equally frequent ones the lowest counts.
-        k: Neighbours.
+        distances: Distances, shape (N, N).
+        labels: Label indices, shape (N,); ties are resolved in favour of the lowest.
+        k: Number of neighbours.
 
     Returns:
-        From 0 to 1.
+        A value from 0 to 1.
 
     Raises:
         ValueError: If there are too many neighbours.
@@ -336,7 +334,7 @@ def neighbour_accuracy(distances: Tensor, labels: Tensor, k: int = 10) -> float:
 
 
 def _neighbours(distances: Tensor, k: int) -> Tensor:
-    """The k nearest others of each point, (N, k)."""
+    """Indices of the k nearest neighbours of each point, (N, k)."""
     return distances.clone().fill_diagonal_(math.inf).topk(k, dim=1, largest=False).indices
 
 

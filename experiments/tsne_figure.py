@@ -11,25 +11,25 @@ import torch
 from torch import Tensor
 from tsne import Layout
 
-# Blue and vermillion of Okabe and Ito's palette, told apart with any kind of colour blindness; the
-# groups have markers of their own as well.
+# Blue and vermillion of Okabe and Ito's palette, distinguishable with colour blindness; the groups
+# also have different markers.
 _COLOURS = {True: "#0072B2", False: "#D55E00"}
 _NAMES = {True: "seen in training", False: "not seen in training"}
 _MARKERS = {True: "o", False: "^"}
 _DPI = 150
-_FONT = "DejaVu Sans"  # comes with matplotlib
+_FONT = "DejaVu Sans"  # included in matplotlib
 _LINE = "#d8d8d8"
 _GAP = 0.04  # between the two hemispheres, whose radius is 1
 
 
 @dataclass(frozen=True)
 class Points:
-    """What the points of a layout are: samples first, then label vectors, then prototypes.
+    """Describes the points of a layout: first samples, then label vectors, then prototypes.
 
     Attributes:
         labels: Label of each sample.
-        correct: Whether each sample was predicted right.
-        names: Labels of the label vectors, in order; the prototypes are of the same ones.
+        correct: Whether the prediction of each sample is correct.
+        names: Labels of the label vectors and of the prototypes, in order.
         seen: Labels seen in training.
         prototypes: Whether there are prototypes.
     """
@@ -49,18 +49,18 @@ def draw_layout(
 ) -> bytes:
     """Draws a layout.
 
-    The sphere is shown as two halves in Lambert's projection, which keeps areas; it is cut where
-    fewest points lie. The disk is moved so that the points lie around its centre.
+    The sphere is shown as two hemispheres in Lambert's equal-area projection, divided where there
+    are fewest points. The disk is moved so that the points are centred.
 
     Args:
         layout: The layout.
-        points: What its points are.
-        title: Line above the picture.
-        note: Lines below it.
+        points: Description of its points.
+        title: Line above the figure.
+        note: Lines below the figure.
         format: "png", "svg" or "pdf".
 
     Returns:
-        The content of the file, the same for the same layout.
+        The content of the file, which depends on the arguments only.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -70,13 +70,13 @@ def draw_layout(
         import matplotlib  # noqa: PLC0415
     except ImportError as error:
         raise ImportError(
-            'layouts are drawn with matplotlib: pip install "hmgrl[report]"'
+            'drawing layouts requires matplotlib: pip install "hmgrl[report]"'
         ) from error
     if len(layout.points) != len(points):
-        raise ValueError(f"points: got {len(points)}, expected {len(layout.points)} as laid out")
+        raise ValueError(f"points: got {len(points)}, expected {len(layout.points)} as in layout")
     with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()  # the caller's style is not meant for this picture
-        # a character that the font lacks becomes a box in a PNG; an SVG holds the text
+        matplotlib.rcdefaults()  # the caller's style must not affect this figure
+        # a character that the font lacks becomes a box in a PNG; an SVG contains the text
         warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
         matplotlib.rcParams.update({"svg.hashsalt": "layout", "svg.fonttype": "none"})
         return _draw(layout, points, title, note, format)
@@ -106,12 +106,12 @@ def _draw(layout: Layout, points: Points, title: str, note: str, format: str) ->
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
     _scatter(axes, flat, points)
     _name_stars(axes, canvas, flat, points, wide)
-    place: dict[str, Any] = {"ha": "left", "parse_math": False}
+    style: dict[str, Any] = {"ha": "left", "parse_math": False}
     if title:
         top = 1 - 0.1 / height
-        figure.text(0.25 / width, top, title, fontsize=13, weight="bold", va="top", **place)
+        figure.text(0.25 / width, top, title, fontsize=13, weight="bold", va="top", **style)
     if note:
-        figure.text(0.25 / width, 0.1 / height, note, fontsize=9, color="#555555", **place)
+        figure.text(0.25 / width, 0.1 / height, note, fontsize=9, color="#555555", **style)
     _legend(figure, points, 0.53 / height)
     file = io.BytesIO()
     dateless = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
@@ -120,7 +120,7 @@ def _draw(layout: Layout, points: Points, title: str, note: str, format: str) ->
 
 
 def _scatter(axes: Any, flat: Tensor, points: Points) -> None:
-    """Samples, filled where they were predicted right; diamonds of prototypes, stars of labels."""
+    """Draws samples (filled if predicted correctly), labels as stars, prototypes as diamonds."""
     count, names = len(points.labels), len(points.names)
     size = min(22.0, 26_000 / max(count, 1))
     for seen in (True, False):
@@ -142,33 +142,33 @@ def _scatter(axes: Any, flat: Tensor, points: Points) -> None:
                 alpha=0.75 if right else 0.95,
                 zorder=2 if right else 3,
             )
-        mine = [place for place, name in enumerate(points.names) if (name in points.seen) == seen]
-        stars = flat[[count + place for place in mine]].T.tolist()
-        dress = {"edgecolor": "black", "linewidth": 0.8, "zorder": 5}
-        axes.scatter(*stars, s=230, marker="*", facecolor=_COLOURS[seen], **dress)
-        if points.prototypes:  # small and white, as they often lie on the star
-            rows = [count + names + place for place in mine]
-            dress = {"edgecolor": _COLOURS[seen], "linewidth": 1.3, "zorder": 6}
-            axes.scatter(*flat[rows].T.tolist(), s=24, marker="D", facecolor="white", **dress)
+        own = [index for index, name in enumerate(points.names) if (name in points.seen) == seen]
+        stars = flat[[count + index for index in own]].T.tolist()
+        style = {"edgecolor": "black", "linewidth": 0.8, "zorder": 5}
+        axes.scatter(*stars, s=230, marker="*", facecolor=_COLOURS[seen], **style)
+        if points.prototypes:  # small and white, because they often overlap the star
+            rows = [count + names + index for index in own]
+            style = {"edgecolor": _COLOURS[seen], "linewidth": 1.3, "zorder": 6}
+            axes.scatter(*flat[rows].T.tolist(), s=24, marker="D", facecolor="white", **style)
 
 
 def _name_stars(axes: Any, canvas: Any, flat: Tensor, points: Points, halves: bool) -> None:
-    """Names beside the stars, each where it covers least of stars and of names put before."""
+    """Draws the names of the stars, each where it overlaps stars and previous names least."""
     renderer = canvas.get_renderer()
     count = len(points.labels)
     stars = axes.transData.transform(flat[count:])
     taken = [(x - 11, y - 11, x + 11, y + 11) for x, y in stars]
-    # a sample counts for little, but names rather stand where there are none
+    # samples have small boxes, so that names prefer positions without samples
     taken += [(x - 3, y - 3, x + 3, y + 3) for x, y in axes.transData.transform(flat[:count])]
     limits = axes.get_window_extent(renderer)
-    if halves:  # a name stays in its half
+    if halves:  # names must not extend into the other hemisphere
         middle = (limits.x0 + limits.x1) / 2
         taken.append((middle - 12, limits.y0, middle + 12, limits.y1))
-    for place, name in enumerate(points.names):
-        x, y = stars[place]
+    for index, name in enumerate(points.names):
+        x, y = stars[index]
         text = axes.annotate(
             name if len(name) <= 30 else name[:29] + "…",
-            flat[count + place].tolist(),
+            flat[count + index].tolist(),
             xytext=(0, 0),
             textcoords="offset points",
             ha="center",
@@ -179,7 +179,7 @@ def _name_stars(axes: Any, canvas: Any, flat: Tensor, points: Points, halves: bo
             zorder=8,
             family=_FONT,
             parse_math=False,
-            # a halo would turn the names of an SVG into shapes
+            # a halo would convert the names in an SVG to shapes
             bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1},
         )
         box = text.get_window_extent(renderer)
@@ -204,14 +204,14 @@ def _name_stars(axes: Any, canvas: Any, flat: Tensor, points: Points, halves: bo
             ),
         )
         dx, dy = best[2:]
-        # in points: an SVG has other pixels than those measured with
+        # in points, because the pixels of an SVG differ from those measured here
         offset = (dx * 72 / _DPI, dy * 72 / _DPI)
         text.set_position(offset)
         taken.append((x + dx - half, y + dy - tall, x + dx + half, y + dy + tall))
-        if best[1]:  # not right beside its star
+        if best[1]:  # not next to its star
             axes.annotate(
                 "",
-                flat[count + place].tolist(),
+                flat[count + index].tolist(),
                 xytext=offset,
                 textcoords="offset points",
                 arrowprops={"arrowstyle": "-", "color": "#555555", "linewidth": 0.6},
@@ -226,7 +226,7 @@ def _cover(
     taken: Sequence[tuple[float, float, float, float]],
     limits: Any,
 ) -> float:
-    """Area in pixels that a box shares with others, or has outside of the picture."""
+    """Area in pixels in which a box overlaps others or exceeds the figure."""
     x, y = middle
     left, bottom, right, top = x - half, y - tall, x + half, y + tall
     shared = sum(
@@ -272,7 +272,7 @@ def _legend(figure: Any, points: Points, height: float) -> None:
         handles.append(
             entry(
                 "D",
-                "its prototype: mean of training samples, or of imagined ones",
+                "its prototype: mean of training or synthetic samples",
                 "white",
                 "#333333",
                 5,
@@ -292,11 +292,11 @@ def _legend(figure: Any, points: Points, height: float) -> None:
 
 
 def _hemispheres(points: Tensor) -> Tensor:
-    """Points of the sphere (N, 3) in two disks of radius 1 side by side, (N, 2).
+    """Projects points of the sphere (N, 3) to two adjacent disks of radius 1, (N, 2).
 
     Lambert's azimuthal projection: at the angle a from the pole, the radius is sqrt(2) sin(a/2).
     """
-    # Poles over half a sphere, evenly: of these the one whose equator cuts through fewest points.
+    # Of evenly spaced poles, the one with the fewest points near its equator is selected.
     turn = torch.arange(400, dtype=points.dtype)
     z = (turn + 0.5) / 400
     angle = turn * math.pi * (3 - math.sqrt(5))
@@ -313,7 +313,7 @@ def _hemispheres(points: Tensor) -> Tensor:
     scale = radius / torch.hypot(x, y).clamp(min=1e-12)
     front = height >= 0
     middle = 1 + _GAP / 2
-    # the second half mirrored, as seen from outside: both meet at their inner rims
+    # the second hemisphere is mirrored, as seen from outside, so that both meet in the middle
     across = torch.where(front, x * scale - middle, middle - x * scale)
     return torch.stack([across, y * scale], 1)
 
@@ -334,7 +334,7 @@ def _sphere_lines(axes: Any) -> None:
 
 
 def _centered(points: Tensor) -> Tensor:
-    """Points of the disk (N, 2), moved by isometries until their mean is its centre."""
+    """Moves points of the disk (N, 2) by isometries until their mean is the centre."""
     z = torch.view_as_complex(points.contiguous())
     for _ in range(50):
         mean = z.mean()
@@ -345,7 +345,7 @@ def _centered(points: Tensor) -> Tensor:
 
 
 def _disk_lines(axes: Any) -> None:
-    """The rim, and circles at the distances 1, 2, ... from the centre."""
+    """Draws the boundary, and circles at the distances 1, 2, ... from the centre."""
     from matplotlib.patches import Circle  # noqa: PLC0415
 
     axes.add_patch(Circle((0, 0), 1, facecolor="#fafafa", edgecolor="#8a8a8a", linewidth=1))

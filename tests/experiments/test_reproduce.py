@@ -93,7 +93,7 @@ def test_a_cell_is_named_by_all_that_it_depends_on(monkeypatch):
     ],
 )
 def test_label_texts_go_with_scoring_and_method(method, scoring, text):
-    assert grid.Cell("mnre", method, 0, 0, scoring=scoring).shown_label_text == text
+    assert grid.Cell("mnre", method, 0, 0, scoring=scoring).effective_label_text == text
 
 
 def test_a_table_is_made_and_its_cells_are_not_run_again(small, monkeypatch, capsys):
