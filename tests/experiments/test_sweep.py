@@ -39,4 +39,4 @@ def test_two_trials_one_after_the_other(backbones, tmp_path):
     assert values == sorted((r["validation"]["overall"]["f1"] for r in reports), reverse=True)
     other = sweep(3, "--seed", "1")
     assert other.returncode != 0
-    assert "holds a study of other arguments" in other.stderr
+    assert "contains a study with other arguments" in other.stderr

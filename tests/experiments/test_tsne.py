@@ -325,7 +325,7 @@ def test_the_callers_style_is_left_alone():
 
 def test_a_layout_of_other_points_is_refused():
     placed = Layout(on_manifold("plane", 20), "plane", 1.0, 0.5)
-    with pytest.raises(ValueError, match=r"^points: got 48, expected 20 as laid out"):
+    with pytest.raises(ValueError, match=r"^points: got 48, expected 20 as in layout"):
         draw_layout(placed, some_points())
 
 
