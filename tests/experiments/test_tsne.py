@@ -295,7 +295,7 @@ def test_a_layout_is_drawn(name):
     svg = draw_layout(few, some_points(prototypes=False), "A $title", "50 % of <it>", "svg")
     for text in (*LABELS[:4], "A $title", "50 % of &lt;it&gt;", "20 samples, label not seen"):
         assert f">{text}" in svg.decode()
-    assert b"imagined" not in svg
+    assert b"synthetic" not in svg
 
 
 def test_a_name_stands_beside_its_star_in_an_svg_too():
