@@ -34,7 +34,8 @@ def attribute_docs(documented: type) -> dict[str, str]:
     Returns:
         The description of each attribute as one line, by name.
     """
-    section = (documented.__doc__ or "").partition("Attributes:\n")[2]
+    following = (documented.__doc__ or "").partition("Attributes:\n")[2]
+    section = re.split(r"\n {0,4}\w", following)[0]
     entries = re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)", section, re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}
 
