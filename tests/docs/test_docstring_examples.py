@@ -17,13 +17,6 @@ FINDER = doctest.DocTestFinder(exclude_empty=True)
 ONNX = ("modeling_hmgrl.onnx.export", "modeling_hmgrl.onnx.modeling_onnx")
 """Modules that share a folder, as the second loads what the first exports."""
 
-WITHOUT_EXAMPLE = {
-    "HMGRLConfig",
-    "HMGRLForZeroShotTyping",
-    "HMGRLModel",
-}
-"""Public names that still lack an example."""
-
 
 def modules():
     for package in (modeling_hmgrl, hmgrl, dataset_scripts):
@@ -60,7 +53,7 @@ def has_example(value):
 
 @pytest.mark.parametrize("name", modeling_hmgrl.__all__)
 def test_public_names_have_an_example(name):
-    assert has_example(getattr(modeling_hmgrl, name)) or name in WITHOUT_EXAMPLE
+    assert has_example(getattr(modeling_hmgrl, name))
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "hmgrl"])
