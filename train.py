@@ -2,7 +2,7 @@
 
 import sys
 
-from hmgrl.train import main
+from hmgrl_cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

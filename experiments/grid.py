@@ -19,7 +19,7 @@ from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 
 from dataset_scripts import GZSData, load_gzs
-from hmgrl.train import make_model
+from hmgrl_cli.train import make_model
 from modeling_hmgrl import HMGRLTrainer, HMGRLTrainingArguments
 from modeling_hmgrl.baselines import METHODS, label_similarity, majority
 from modeling_hmgrl.metrics.calibration import best_gamma

@@ -1,9 +1,9 @@
-"""Runs the command line: `hmgrl`, `python -m hmgrl` or `accelerate launch -m hmgrl`."""
+"""Runs the command line as `python -m hmgrl` or `accelerate launch -m hmgrl`."""
 
 import sys
 
-from .cli import main
+from hmgrl_cli.cli import main
 
 if __name__ == "__main__":
-    sys.argv[0] = "hmgrl"  # as reports name the command; it is the path of this file otherwise
+    sys.argv[0] = "hmgrl"  # the command's name in reports; otherwise the path of this file
     sys.exit(main())

@@ -5,7 +5,7 @@ from cli_world import write_data
 from predict_world import BATCH
 from tiny_world import SEEN, TEST_UNSEEN, VALIDATION_UNSEEN, tiny_model, tiny_processor
 
-from hmgrl.cli import main
+from hmgrl_cli.cli import main
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,9 @@ from dataset_scripts import SourceOptions, load_gzs
 from dataset_scripts.__main__ import main, parse_arguments
 from dataset_scripts.arguments import read_partition, source_choices
 from dataset_scripts.export import export
-from hmgrl.arguments import UsageError
-from hmgrl.cli import parse_arguments as parse
-from hmgrl.data_arguments import load_data
+from hmgrl_cli.arguments import UsageError
+from hmgrl_cli.cli import parse_arguments as parse
+from hmgrl_cli.data_arguments import load_data
 
 GROUPS = {"seen": ["bird"], "validation_unseen": ["fish"], "test_unseen": ["tree"]}
 

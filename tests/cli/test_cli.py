@@ -13,10 +13,10 @@ from hub_server import HubServer
 from huggingface_hub.errors import HTTPError
 from safetensors.torch import load_file, save_file
 
-from hmgrl import cli, evaluation, push
-from hmgrl import train as room
-from hmgrl.arguments import UsageError, attribute_docs
-from hmgrl.cli import COMMANDS, main, make_parser, parse_arguments
+from hmgrl_cli import cli, evaluation, push
+from hmgrl_cli import train as room
+from hmgrl_cli.arguments import UsageError, attribute_docs
+from hmgrl_cli.cli import COMMANDS, main, make_parser, parse_arguments
 from modeling_hmgrl import HMGRLConfig, HMGRLTrainingArguments
 
 
@@ -76,7 +76,7 @@ def test_help_of_training_says_what_the_arguments_mean():
 def test_help_needs_no_torch():
     code = """
 import sys
-from hmgrl.cli import main
+from hmgrl_cli.cli import main
 for argv in [], ["predict"], ["export"], ["push"]:
     try:
         main([*argv, "--help"])
@@ -209,7 +209,7 @@ def test_train_py_is_the_same_command(world, data, backbones, tmp_path):
     text, vision = backbones
     options = ["--text-encoder", text, "--vision-encoder", vision, "--max-steps", "1"]
     options += ["--no-images", "--tracker", "none", "--no-progress", "--output-dir", "run"]
-    command = [sys.executable, str(cli.__file__).replace("hmgrl/cli.py", "train.py")]
+    command = [sys.executable, str(cli.__file__).replace("hmgrl_cli/cli.py", "train.py")]
     done = subprocess.run(
         [*command, *data_options(data), *options],
         capture_output=True,
@@ -370,7 +370,7 @@ def test_data_is_the_command_of_the_data(data, tmp_path, capsys):
 def test_push_and_evaluate_from_the_hub(world, tmp_path):
     code = """
 import sys
-from hmgrl.cli import main
+from hmgrl_cli.cli import main
 argv = ["push", "--folder", sys.argv[1], "--repo", "me/model"]
 assert main(argv) == 1  # HF_TOKEN is of another
 assert main([*argv, "--token-env", "MINE"]) == 0
@@ -379,7 +379,7 @@ assert main([*argv, "--token-env", "MINE"]) == 0
     options += ["--feature-dir", str(world / "features"), "--no-progress", "--splits", "test"]
     load = f"""
 import json, sys
-from hmgrl.cli import main
+from hmgrl_cli.cli import main
 out = sys.argv[1] + "/hub.json"
 assert main(["evaluate", "--model", "me/model", "--revision", "main", "--output", out,
              *{options!r}]) == 0

@@ -8,9 +8,9 @@ from cli_world import data_options, lines, train, write_data
 from tiny_world import LABELS, tiny_sample
 from transformers import AutoModel
 
-from hmgrl import evaluation
-from hmgrl.cli import main, parse_arguments
-from hmgrl.model_loading import load_model, method_name
+from hmgrl_cli import evaluation
+from hmgrl_cli.cli import main, parse_arguments
+from hmgrl_cli.model_loading import load_model, method_name
 from modeling_hmgrl.baselines import METHODS
 
 CASES = [

@@ -10,8 +10,8 @@ from tiny_world import LABELS, SEEN, tiny_model, tiny_processor
 from transformers import pipeline
 
 from dataset_scripts.sources.tables import MAX_LINE_BYTES
-from hmgrl.distributed import Processes
-from hmgrl.predict_input import LineReader, add_fields, iterate_chunks, parse_record
+from hmgrl_cli.distributed import Processes
+from hmgrl_cli.predict_input import LineReader, add_fields, iterate_chunks, parse_record
 from modeling_hmgrl import LabelCache
 from modeling_hmgrl.pipeline_hmgrl import TASK
 

@@ -9,7 +9,7 @@ from cli_world import Stdin, lines, records
 from predict_world import BATCH, as_process, error_of, whole
 from tiny_world import LABELS
 
-from hmgrl.predict_output import PredictionWriter
+from hmgrl_cli.predict_output import PredictionWriter
 
 # Pipes of other programs
 

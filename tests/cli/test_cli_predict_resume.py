@@ -10,7 +10,7 @@ import pytest
 from cli_world import Stdin, lines, records
 from predict_world import BATCH, error_of, read, whole
 
-from hmgrl.predict_output import progress_path
+from hmgrl_cli.predict_output import progress_path
 
 
 def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(world, predict, tmp_path):

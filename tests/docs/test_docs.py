@@ -22,7 +22,7 @@ from torch.distributed.run import get_args_parser
 
 import dataset_scripts
 import modeling_hmgrl
-from hmgrl.cli import COMMANDS, make_parser
+from hmgrl_cli.cli import COMMANDS, make_parser
 from modeling_hmgrl.configuration_hmgrl import PAPER_SETTINGS, PAPER_TASK_WEIGHTS, HMGRLConfig
 
 PAGES = sorted(

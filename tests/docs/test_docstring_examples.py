@@ -8,6 +8,7 @@ import pytest
 
 import dataset_scripts
 import hmgrl
+import hmgrl_cli
 import modeling_hmgrl
 from modeling_hmgrl.baselines import METHODS
 
@@ -19,7 +20,7 @@ ONNX = ("modeling_hmgrl.onnx.export", "modeling_hmgrl.onnx.modeling_onnx")
 
 
 def modules():
-    for package in (modeling_hmgrl, hmgrl, dataset_scripts):
+    for package in (modeling_hmgrl, hmgrl, hmgrl_cli, dataset_scripts):
         yield package.__name__
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not found.name.endswith("__main__"):

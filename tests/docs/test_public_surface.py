@@ -3,7 +3,7 @@ import json
 import re
 import subprocess
 import sys
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
@@ -134,6 +134,47 @@ def test_code_that_travels_with_a_checkpoint_is_flat(module):
         assert "modeling_hmgrl" not in get_imports(name)
         assert not re.search(r"^\s*(import|from) modeling_hmgrl", text, re.MULTILINE)
         assert not any(f"import {lib}\n" in text for lib in ("datasets", "accelerate", "evaluate"))
+
+
+FACADE = """
+import sys
+import hmgrl
+from transformers import AutoConfig, pipelines
+assert hmgrl.HMGRLConfig is type(AutoConfig.for_model("hmgrl"))
+assert hmgrl.ZeroShotTypingPipeline.__name__ == "ZeroShotTypingPipeline"
+assert "multimodal-zero-shot-typing" in pipelines.PIPELINE_REGISTRY.get_supported_tasks()
+assert not {"datasets", "evaluate", "geoopt", "hmgrl_cli"} & set(sys.modules)
+import modeling_hmgrl
+assert hmgrl.__all__ == modeling_hmgrl.__all__
+assert all(getattr(hmgrl, name) is getattr(modeling_hmgrl, name) for name in hmgrl.__all__)
+assert set(hmgrl.__all__) <= set(dir(hmgrl))
+try:
+    hmgrl.nothing
+except AttributeError as error:
+    assert str(error) == "module 'hmgrl' has no attribute 'nothing'"
+print(hmgrl.__version__)
+"""
+
+
+def test_one_import_registers_and_names_everything():
+    run = subprocess.run(
+        [sys.executable, "-c", FACADE], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == metadata.version("hmgrl")
+
+
+def test_the_command_line_imports_no_library_for_its_help():
+    code = (
+        "import sys; from hmgrl_cli.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print({'torch', 'transformers', 'datasets', 'hmgrl'} & set(sys.modules))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip().endswith("set()")
 
 
 def test_the_package_is_marked_as_typed():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tiny_world import LABELS, SEEN, TEST_UNSEEN, VALIDATION_UNSEEN, tiny_picture, tiny_sample
 
-from hmgrl.cli import main
+from hmgrl_cli.cli import main
 
 GROUPS = {
     "seen": SEEN,

@@ -30,11 +30,11 @@ from pyarrow import parquet
 from tiny_world import LABELS, save_backbones, tiny_picture, tiny_sample
 from torch.distributed.run import get_args_parser
 
-import hmgrl.train
+import hmgrl_cli.train
 from dataset_scripts import load_gzs
 from dataset_scripts.export import export
 from dataset_scripts.sources import sample
-from hmgrl.cli import main, parse_arguments
+from hmgrl_cli.cli import main, parse_arguments
 from modeling_hmgrl import HMGRLTrainingArguments
 
 ROOT = Path(__file__).parents[2]
@@ -180,7 +180,7 @@ def _started(module, script, *words):
     """Runs what `python` or a launcher starts."""
     _check_started(module, script, *words)
     sys.argv = [script, *words]
-    return main(words) if module else hmgrl.train.main(words)
+    return main(words) if module else hmgrl_cli.train.main(words)
 
 
 def extras() -> dict[str, list[str]]:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from hmgrl.distributed import Processes
+from hmgrl_cli.distributed import Processes
 from modeling_hmgrl.pipeline_hmgrl import LOOKAHEAD
 
 BATCH = 3
