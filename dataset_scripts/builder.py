@@ -11,7 +11,7 @@ import datasets
 
 from .corpus import DataReport
 from .files import read_json, write_json
-from .images import stored_picture
+from .images import stored_image
 from .options import SourceOptions
 from .protocol import SPLITS, ClassPartition, Split
 from .schema import Task
@@ -120,7 +120,7 @@ class GZSBuilder(datasets.GeneratorBasedBuilder):
                 continue
             image = None
             if record.image is not None and reader.image_states[record.image][0] == "found":
-                image = stored_picture(record.image, corpus.image_root, corpus.images)
+                image = stored_image(record.image, corpus.image_root, corpus.images)
             yield (
                 index,
                 {

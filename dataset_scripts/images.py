@@ -1,4 +1,4 @@
-"""Pictures that data name: their place is checked, and their content decoded once."""
+"""Images that data name: their place is checked, and their content decoded once."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from .schema import Place, RecordError, check_image_name, show
 MAX_PIXELS = 64_000_000
 
 # Listed because Pillow also opens formats whose decoding starts a program (EPS).
-PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
-PICTURE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"))
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"))
 
 
-PictureState = Literal["found", "missing", "unreadable", "none"]
+ImageState = Literal["found", "missing", "unreadable", "none"]
 
 
 class Stems:
-    """Finds pictures that a data set names without the ending of the file.
+    """Finds images that a data set names without the ending of the file.
 
     Args:
-        folder: The picture folder, or None.
+        folder: The image folder, or None.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._names: dict[str, list[str]] = {}
         for path in () if folder is None else sorted(folder.iterdir()):
-            if path.suffix.lower() in PICTURE_SUFFIXES:
+            if path.suffix.lower() in IMAGE_SUFFIXES:
                 self._names.setdefault(path.stem, []).append(path.name)
 
     def name_of(self, stem: str, place: Place, field: str) -> str:
@@ -44,17 +44,17 @@ class Stems:
         Raises:
             RecordError: If several files have it: which one is meant cannot be known.
         """
-        if Path(stem).suffix.lower() in PICTURE_SUFFIXES:
+        if Path(stem).suffix.lower() in IMAGE_SUFFIXES:
             return stem
         names = self._names.get(stem, [stem])
         if len(names) > 1:
-            expected = f"one picture named {stem!r}"
-            raise RecordError(place, field, expected, show(names), "several pictures")
+            expected = f"one image named {stem!r}"
+            raise RecordError(place, field, expected, show(names), "several images")
         return names[0]
 
 
-def picture_path(name: str, root: Path, place: Place, field: str = "image") -> Path:
-    """Returns the path of a picture that lies in `root`, whether it exists or not.
+def image_path(name: str, root: Path, place: Place, field: str = "image") -> Path:
+    """Returns the path of an image that lies in `root`, whether it exists or not.
 
     Raises:
         RecordError: If the name is absolute, climbs out of `root`, or leads out of it by a link.
@@ -66,64 +66,64 @@ def picture_path(name: str, root: Path, place: Place, field: str = "image") -> P
     except (OSError, RuntimeError):  # a loop of links
         inside = False
     if not inside:
-        expected = "a picture inside the picture folder"
+        expected = "an image inside the image folder"
         raise RecordError(place, field, expected, f"a link out of it: {show(name)}", "link")
     return path
 
 
-def picture_problem(source: Path | bytes) -> str | None:
-    """Decodes a picture once and says what is wrong with it.
+def image_problem(source: Path | bytes) -> str | None:
+    """Decodes an image once and says what is wrong with it.
 
     Args:
         source: A file, or the content of one.
 
     Returns:
-        None if the picture can be used, else the reason. Nothing is raised.
+        None if the image can be used, else the reason. Nothing is raised.
     """
     try:
         with warnings.catch_warnings():
-            # Odd metadata is no reason to lose a picture; a size that Pillow warns of is.
+            # Odd metadata is no reason to lose an image; a size that Pillow warns of is.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with open_picture(source) as picture:
-                width, height = picture.size
+            with open_image(source) as image:
+                width, height = image.size
                 if width * height > MAX_PIXELS:
                     return f"{width}×{height} pixels, more than {MAX_PIXELS}"
-                picture.verify()
+                image.verify()
             # verify() finds broken checksums but not a JPEG that was cut off; decoding does. A
             # JPEG is decoded at an eighth of its size: every byte is still read.
-            with open_picture(source) as picture:
-                picture.draft(None, (max(1, width // 8), max(1, height // 8)))
-                picture.load()
+            with open_image(source) as image:
+                image.draft(None, (max(1, width // 8), max(1, height // 8)))
+                image.load()
     except UnidentifiedImageError:  # its own text names a file object by its address
-        return f"UnidentifiedImageError: expected one of {', '.join(PICTURE_FORMATS)}"
+        return f"not an image, expected one of {', '.join(IMAGE_FORMATS)}"
     except Exception as error:  # a damaged file makes Pillow's decoders raise anything at all
         return f"{type(error).__name__}: {error}"[:200]
     return None
 
 
-def open_picture(source: Path | bytes) -> Image.Image:
-    """Opens a picture of one of `PICTURE_FORMATS`; nothing is decoded yet."""
+def open_image(source: Path | bytes) -> Image.Image:
+    """Opens an image of one of `IMAGE_FORMATS`; nothing is decoded yet."""
     stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    return Image.open(stream, formats=PICTURE_FORMATS)
+    return Image.open(stream, formats=IMAGE_FORMATS)
 
 
-def picture_state(
-    name: str, root: Path | None, pictures: Mapping[str, bytes]
-) -> tuple[PictureState, str]:
-    """Looks a picture up in memory, then in a folder, and decodes it once.
+def image_state(
+    name: str, root: Path | None, images: Mapping[str, bytes]
+) -> tuple[ImageState, str]:
+    """Looks an image up in memory, then in a folder, and decodes it once.
 
     Args:
-        name: Name of the picture.
-        root: The picture folder, or None.
-        pictures: Pictures that are not files of the folder, by name.
+        name: Name of the image.
+        root: The image folder, or None.
+        images: Images that are not files of the folder, by name.
 
     Returns:
         `"found"`, `"missing"` (also if it has no bytes in memory) or `"unreadable"`, and the reason
         of the last.
     """
-    if name in pictures or root is None:
-        content = pictures.get(name)
+    if name in images or root is None:
+        content = images.get(name)
         return _judged(content) if content else ("missing", "")
     path = root / name
     try:
@@ -136,14 +136,14 @@ def picture_state(
     return _judged(path)
 
 
-def _judged(source: Path | bytes) -> tuple[PictureState, str]:
-    problem = picture_problem(source)
+def _judged(source: Path | bytes) -> tuple[ImageState, str]:
+    problem = image_problem(source)
     return ("unreadable", problem) if problem else ("found", "")
 
 
-def stored_picture(name: str, root: Path | None, pictures: Mapping[str, bytes]) -> dict[str, Any]:
-    """Returns a picture that was found, as `datasets.Image` takes it: its bytes or its path."""
-    if name in pictures:
-        return {"bytes": pictures[name], "path": name}
+def stored_image(name: str, root: Path | None, images: Mapping[str, bytes]) -> dict[str, Any]:
+    """Returns an image that was found, as `datasets.Image` takes it: its bytes or its path."""
+    if name in images:
+        return {"bytes": images[name], "path": name}
     assert root is not None  # where it was found
     return {"bytes": None, "path": str(root / name)}

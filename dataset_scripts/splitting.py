@@ -19,7 +19,7 @@ import datasets
 from . import protocol
 from .corpus import Corpus, DataReport
 from .files import content_digest, listing_digest
-from .images import PictureState, picture_state
+from .images import ImageState, image_state
 from .label_texts import make_label_texts
 from .leakage import group_samples, measure_overlap
 from .options import SourceOptions
@@ -72,12 +72,12 @@ class SourceReader:
         }
 
     @cached_property
-    def image_states(self) -> dict[str, tuple[PictureState, str]]:
+    def image_states(self) -> dict[str, tuple[ImageState, str]]:
         """State of each image that the records name, and a description of its problem."""
         corpus = self.corpus
         names = {record.image: None for record in corpus.records if record.image is not None}
         return {
-            name: picture_state(name, corpus.image_root, corpus.images)
+            name: image_state(name, corpus.image_root, corpus.images)
             for name in datasets.utils.tqdm(names, desc="Checking images", unit=" images")
         }
 
@@ -146,7 +146,7 @@ def divide(reader: SourceReader, options: SourceOptions) -> Division:
 
     report.splits = {split: dict.fromkeys(partition.labels, 0) for split in SPLITS}
     report.images = dict.fromkeys(("found", "missing", "unreadable", "none"), 0)
-    used: dict[str, PictureState] = {}
+    used: dict[str, ImageState] = {}
     for record, split in zip(corpus.records, assignment, strict=True):
         if split is None:
             reason = "label outside the partition"
@@ -154,7 +154,7 @@ def divide(reader: SourceReader, options: SourceOptions) -> Division:
                 reason = "shares a sentence or an image with a split that its label is not in"
             report.leave_out(reason, record.place, record.label)
             continue
-        state: PictureState = "none"
+        state: ImageState = "none"
         if record.image is not None:
             state, problem = reader.image_states[record.image]
             used[record.image] = state

@@ -1,4 +1,4 @@
-"""The parser of `hmgrl`, and what becomes of errors."""
+"""The parser of `hmgrl`, and the handling of errors."""
 
 import argparse
 import os
@@ -12,17 +12,17 @@ from .arguments import DONE, FAILED, INTERRUPTED, MISUSED, HelpFormatter, UsageE
 COMMANDS = {
     "train": ("train", "train a model and test it"),
     "evaluate": ("evaluation", "score a trained model on the splits of a data set"),
-    "predict": ("predict", "type mentions: JSON Lines in, JSON Lines out"),
+    "predict": ("predict", "predict types or relations, JSON Lines to JSON Lines"),
     "export": ("export", "write a model as ONNX"),
-    "data": ("data", "look at data, convert them, share their splits"),
+    "data": ("data", "inspect and convert data, share splits"),
     "push": ("push", "share a training run on the Hub, with its card"),
 }
-"""Subcommands: their module, and what they do."""
+"""Subcommands, with their module and help text."""
 
 _DESCRIPTION = """\
-Generalized zero-shot typing of entities and naming of relations, from text and picture.
+Generalized zero-shot entity typing and relation extraction from texts and images.
 
-Results go to the standard output, all else to the standard error.
+Results are written to standard output, all other messages to standard error.
 """
 
 _EPILOG = """\
@@ -35,10 +35,10 @@ examples:
 On several processes: accelerate launch -m hmgrl train ...
 
 exit codes:
-  0 done    1 the run or the data failed    2 wrong usage
-  3 predict --on-error skip left bad lines  130 stopped by Ctrl-C
+  0 success    1 error in the run or the data    2 wrong usage
+  3 predict --on-error skip found invalid lines  130 interrupted by Ctrl-C
 
-hmgrl COMMAND --help says more.
+See hmgrl COMMAND --help for the options of a command.
 """
 
 
@@ -46,8 +46,8 @@ def make_parser(asked: str | None = None) -> argparse.ArgumentParser:
     """Makes the parser.
 
     Args:
-        asked: The subcommand whose options it shall know; the modules of the others would only
-            make it slow.
+        asked: The subcommand whose options are added. The modules of the others are not imported,
+            to keep the start fast.
     """
     parser = argparse.ArgumentParser(
         "hmgrl", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=HelpFormatter
@@ -69,8 +69,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         argv: What follows the program's name.
 
     Returns:
-        The options; `run` is the subcommand's function, `interrupted` says how to go on after it
-        was stopped, `program` is the name that errors are told under.
+        The options; `run` is the subcommand's function, `interrupted` the advice after an
+        interruption, `program` the name that precedes error messages.
 
     Raises:
         SystemExit: With 2 on wrong usage; with 0 after help or version.
@@ -82,9 +82,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 def _fill(parser: argparse.ArgumentParser, module: ModuleType) -> None:
     parser.description, parser.epilog = module.__doc__, module.EXAMPLES
     module.add_arguments(parser)
-    parser.add_argument(
-        "--debug", action="store_true", help="show where in the code an error came from"
-    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     interrupted = getattr(module, "INTERRUPTED", "")
     parser.set_defaults(run=module.run, interrupted=interrupted, program=parser.prog)
 
@@ -122,7 +120,7 @@ def run_alone(command: str, program: str, argv: Sequence[str]) -> int:
 
 
 def _run(program: str, parse: Callable[[], argparse.Namespace]) -> int:
-    """Parses and runs; what is wrong with the data or the machine ends in one line."""
+    """Parses and runs; errors of data or machine end in one line on standard error."""
     options = argparse.Namespace(program=program, interrupted="", debug=True)
     try:
         options = parse()  # libraries are imported in it
@@ -130,13 +128,13 @@ def _run(program: str, parse: Callable[[], argparse.Namespace]) -> int:
         sys.stdout.flush()
         return DONE if code is None else code
     except KeyboardInterrupt:
-        return _end(options, INTERRUPTED, f"stopped. {options.interrupted}".rstrip())
+        return _end(options, INTERRUPTED, f"interrupted. {options.interrupted}".rstrip())
     except UsageError as error:
         return _end(options, MISUSED, f"{error} (see {options.program} --help)")
     except BrokenPipeError:
-        # What is still in the buffer has nowhere to go; the interpreter would try once more.
+        # The interpreter would try to flush the rest of the buffer at exit, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _end(options, FAILED, "the standard output was closed before all was written")
+        return _end(options, FAILED, "standard output was closed before all results were written")
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         if options.debug:
             raise

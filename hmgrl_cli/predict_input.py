@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dataset_scripts.files import reject_repeated_keys
-from dataset_scripts.images import picture_path
+from dataset_scripts.images import image_path
 from dataset_scripts.schema import Place, RecordError, show
 from dataset_scripts.sources.tables import MAX_LINE_BYTES
 
@@ -209,7 +209,7 @@ def make_input(
     if image_dir is None:
         expected = "an image folder (--image-dir) for records that name an image"
         raise RecordError(place, "image", expected, "none", "no image folder")
-    return values | {"image": str(picture_path(image, image_dir, place))}
+    return values | {"image": str(image_path(image, image_dir, place))}
 
 
 def locate_error(error: str, place: Place) -> str:

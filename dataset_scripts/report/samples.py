@@ -16,7 +16,7 @@ from typing import Any
 import datasets
 from PIL import Image, ImageOps
 
-from ..images import MAX_PIXELS, open_picture
+from ..images import MAX_PIXELS, open_image
 from ..protocol import SPLITS, Split
 from ..schema import Span, Task
 
@@ -137,7 +137,7 @@ def thumbnail(picture: Mapping[str, Any]) -> bytes | None:
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata; the size is checked here
-            with open_picture(Path(path) if content is None else content) as image:
+            with open_image(Path(path) if content is None else content) as image:
                 if image.width * image.height > MAX_PIXELS:
                     return None
                 image.draft(None, (2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from ..corpus import Corpus, DataReport
 from ..files import find_files, list_files, read_lines
-from ..images import Stems, picture_path
+from ..images import Stems, image_path
 from ..options import SourceOptions
 from ..schema import Place, Record, RecordError, check_image_name, check_record, show
 
@@ -204,7 +204,7 @@ def _image(name: str, place: Place, root: Path | None, stems: Stems) -> str | No
     assert image is not None
     image = stems.name_of(image, place, "IMGID")
     if root is not None:
-        picture_path(image, root, place, "IMGID")
+        image_path(image, root, place, "IMGID")
     return image
 
 

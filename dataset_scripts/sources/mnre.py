@@ -23,7 +23,7 @@ from typing import Any
 
 from ..corpus import Corpus, DataReport
 from ..files import find_parts, list_files, read_lines
-from ..images import Stems, picture_path
+from ..images import Stems, image_path
 from ..options import SourceOptions
 from ..schema import (
     Place,
@@ -140,7 +140,7 @@ def _record(
     image = check_image_name(image, place, "img_id")
     if image is not None and root is not None:
         image = stems.name_of(image, place, "img_id")
-        picture_path(image, root, place, "img_id")
+        image_path(image, root, place, "img_id")
     record = check_record(
         {
             "id": f"{part}-{place.line:06d}",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..corpus import Corpus, DataReport
 from ..files import find_files
-from ..images import picture_path
+from ..images import image_path
 from ..options import SourceOptions
 from ..protocol import SPLITS, ClassPartition
 from ..schema import FIELDS, Record, RecordError, Task, check_record
@@ -63,7 +63,7 @@ def image_files(options: SourceOptions) -> Iterable[Path]:
                 yield Path(name)
             elif root is not None:
                 with suppress(RecordError):
-                    yield picture_path(name, root, place)
+                    yield image_path(name, root, place)
 
 
 def read(options: SourceOptions) -> Corpus:
@@ -100,7 +100,7 @@ def read(options: SourceOptions) -> Corpus:
                 if root is None:
                     expected = "an image folder (image_dir) for records that name an image"
                     raise RecordError(place, "image", expected, "None", "no image folder")
-                picture_path(name, root, place)
+                image_path(name, root, place)
                 checked_images.add(name)
             if record.id in line_of_id:
                 found = f"{record.id!r}, also in {place.unit} {line_of_id[record.id]}"

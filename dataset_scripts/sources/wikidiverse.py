@@ -24,7 +24,7 @@ from typing import Any
 
 from ..corpus import Corpus, DataReport
 from ..files import find_parts, list_files
-from ..images import picture_path
+from ..images import image_path
 from ..options import SourceOptions
 from ..protocol import WIKIDIVERSE_PARTITIONS
 from ..schema import Place, Record, RecordError, check_record, check_string, name_difference, show
@@ -176,7 +176,7 @@ def _parts(sample: object, place: Place, root: Path | None) -> tuple[str, str | 
     if url is not None:
         image = image_file_name(check_string(url, "image URL", place))
         if root is not None:
-            picture_path(image, root, place, "image URL")
+            image_path(image, root, place, "image URL")
     if not isinstance(mentions, list):
         raise RecordError(place, "mentions", "a list", show(mentions), "wrong type")
     return text, image, mentions

@@ -141,7 +141,7 @@ def ended(monkeypatch, capsys, error, *argv):
             "the Hub cannot be reached ([Errno 111] Connection refused)",
         ),
         (UsageError("--a: expected b"), 2, "--a: expected b (see hmgrl push --help)"),
-        (KeyboardInterrupt(), 130, "stopped."),
+        (KeyboardInterrupt(), 130, "interrupted."),
     ],
 )
 def test_errors_end_in_one_line_and_a_code(monkeypatch, capsys, error, code, message):
@@ -172,7 +172,7 @@ def test_interrupted_while_it_starts(monkeypatch, capsys):
 
     monkeypatch.setattr(cli, "import_module", imported)
     assert main(["train"]) == 130
-    assert capsys.readouterr().err == "hmgrl: stopped.\n"
+    assert capsys.readouterr().err == "hmgrl: interrupted.\n"
 
 
 # Train

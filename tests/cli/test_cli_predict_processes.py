@@ -31,7 +31,7 @@ def test_a_reader_that_goes_away_ends_it_in_one_line(world):
         said = process.stderr.read().decode()
         assert process.wait() == 1
     assert said.splitlines()[-1] == (
-        "hmgrl predict: the standard output was closed before all was written"
+        "hmgrl predict: standard output was closed before all results were written"
     )
     assert "Traceback" not in said
 

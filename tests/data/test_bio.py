@@ -184,9 +184,9 @@ FAULTS = [
     (b"IMGID:/etc/a.png", "IMGID", "absolute path", "a path relative to the image folder"),
     (b"IMGID:C:/a.png", "IMGID", "absolute path", "a path relative to the image folder"),
     (b"IMGID:http://x.org/a.png", "IMGID", "URL", "URLs are not fetched"),
-    (b"IMGID:link.png", "IMGID", "link", "a picture inside the picture folder"),
-    (b"IMGID:link", "IMGID", "link", "a picture inside the picture folder"),
-    (b"IMGID:two", "IMGID", "several pictures", r"one picture named 'two', got .*two\.png"),
+    (b"IMGID:link.png", "IMGID", "link", "an image inside the image folder"),
+    (b"IMGID:link", "IMGID", "link", "an image inside the image folder"),
+    (b"IMGID:two", "IMGID", "several images", r"one image named 'two', got .*two\.png"),
 ]
 
 

@@ -76,14 +76,14 @@ def test_numbers_find_pictures_by_stem(folder, pictures):
 def test_several_pictures_of_a_stem_are_refused(folder, pictures):
     for name in ("12.jpg", "12.png", "13.jpg"):
         save(pictures, name)
-    message = r"^ours_val\.txt, line 2, field 'img_id': expected one picture named '12', got "
+    message = r"^ours_val\.txt, line 2, field 'img_id': expected one image named '12', got "
     with pytest.raises(RecordError, match=message + r"list \['12\.jpg', '12\.png'\]"):
         images_of(folder, 13, 12, image_dir=str(pictures))
     names, report = images_of(
         folder, 13, 12, "12", "12.png", image_dir=str(pictures), on_error="report"
     )
     assert names == ["13.jpg", "12.png"]
-    assert report.left_out["img_id: several pictures"].count == 2
+    assert report.left_out["img_id: several images"].count == 2
 
 
 @pytest.mark.parametrize("image_id", [-1, 10**30])

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dataset_scripts.corpus import MAX_EXAMPLES, DataReport
 from dataset_scripts.files import content_digest, listing_digest, read_lines
-from dataset_scripts.images import picture_path, picture_problem, picture_state, stored_picture
+from dataset_scripts.images import image_path, image_problem, image_state, stored_image
 from dataset_scripts.schema import (
     Place,
     RecordError,
@@ -203,21 +203,21 @@ def test_good_pictures(tmp_path, kind):
     content = record_bytes(kind)
     path = tmp_path / "picture"
     path.write_bytes(content)
-    assert picture_problem(content) is None
-    assert picture_problem(path) is None
+    assert image_problem(content) is None
+    assert image_problem(path) is None
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
 def test_cut_off_pictures_are_unreadable(kind):
     content = record_bytes(kind, (64, 64))
-    assert picture_problem(content[: len(content) // 2])
+    assert image_problem(content[: len(content) // 2])
 
 
 def test_pictures_that_are_none():
-    assert "UnidentifiedImageError" in picture_problem(b"no picture")
-    assert picture_problem(b"")
+    assert "not an image" in image_problem(b"no picture")
+    assert image_problem(b"")
     # A format that Pillow would hand to another program.
-    assert picture_problem(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    assert image_problem(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
 
 
 @pytest.mark.parametrize("side", [9500, 20_000])
@@ -230,12 +230,12 @@ def test_huge_pictures_are_refused_before_decoding(side):
 
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-    problem = picture_problem(bomb)
+    problem = image_problem(bomb)
     assert "Decompression" in problem or "pixels" in problem
 
 
 def test_size_bound_below_the_bound_of_pillow():
-    assert "pixels, more than" in picture_problem(record_bytes_of_size(9440, 9440))
+    assert "pixels, more than" in image_problem(record_bytes_of_size(9440, 9440))
 
 
 def record_bytes_of_size(width, height):
@@ -248,25 +248,25 @@ def test_pictures_are_looked_up_in_memory_then_in_the_folder(tmp_path):
     content = record_bytes("PNG")
     (tmp_path / "a.png").write_bytes(content)
     (tmp_path / "bad.png").write_bytes(content[:40])
-    assert picture_state("b", tmp_path, {"b": content}) == ("found", "")
+    assert image_state("b", tmp_path, {"b": content}) == ("found", "")
     stored = {"bytes": content, "path": "b"}
-    assert stored_picture("b", tmp_path, {"b": content}) == stored
-    assert picture_state("a.png", tmp_path, {}) == ("found", "")
+    assert stored_image("b", tmp_path, {"b": content}) == stored
+    assert image_state("a.png", tmp_path, {}) == ("found", "")
     stored = {"bytes": None, "path": str(tmp_path / "a.png")}
-    assert stored_picture("a.png", tmp_path, {}) == stored
-    assert picture_state("c.png", tmp_path, {}) == ("missing", "")
-    assert picture_state("a.png", None, {}) == ("missing", "")
-    state, problem = picture_state("bad.png", tmp_path, {})
+    assert stored_image("a.png", tmp_path, {}) == stored
+    assert image_state("c.png", tmp_path, {}) == ("missing", "")
+    assert image_state("a.png", None, {}) == ("missing", "")
+    state, problem = image_state("bad.png", tmp_path, {})
     assert state == "unreadable"
     assert problem
-    assert picture_state("x" * 5000, tmp_path, {})[0] == "unreadable"
+    assert image_state("x" * 5000, tmp_path, {})[0] == "unreadable"
 
 
 def test_pipes_and_folders_are_not_opened(tmp_path):
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
     for name in ("folder.png", "pipe.png"):
-        assert picture_state(name, tmp_path, {}) == ("unreadable", "not a regular file")
+        assert image_state(name, tmp_path, {}) == ("unreadable", "not a regular file")
 
 
 def test_links_must_stay_inside(tmp_path):
@@ -276,10 +276,10 @@ def test_links_must_stay_inside(tmp_path):
     (root / "out.png").symlink_to(tmp_path / "secret.png")
     (root / "up").symlink_to(tmp_path)
     (root / "fine.png").symlink_to(root / "sub" / "a.png")
-    assert picture_path("fine.png", root, PLACE) == root / "fine.png"
+    assert image_path("fine.png", root, PLACE) == root / "fine.png"
     for name in ("out.png", "up/secret.png"):
-        with pytest.raises(RecordError, match="field 'image': expected a picture inside"):
-            picture_path(name, root, PLACE)
+        with pytest.raises(RecordError, match="field 'image': expected an image inside"):
+            image_path(name, root, PLACE)
 
 
 def test_ordinary_names_pass():

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from dataset_scripts import images as dataset_images
-from dataset_scripts.images import picture_problem as image_problem_of
+from dataset_scripts.images import image_problem
 from dataset_scripts.report.samples import thumbnail
 from modeling_hmgrl import images
 from modeling_hmgrl.images import IMAGE_FORMATS, MAX_PIXELS, open_image
@@ -278,14 +278,14 @@ def test_no_program_is_started_to_decode_an_image(program, tmp_path):
     for given in (EPS, file, {"bytes": EPS}, Image.open(io.BytesIO(EPS))):
         with pytest.raises(ValueError, match=r"^image.*expected (one of )?JPEG, PNG"):
             open_image(given)
-    assert "expected one of" in image_problem_of(EPS)
-    assert "expected one of" in image_problem_of(file)
+    assert "expected one of" in image_problem(EPS)
+    assert "expected one of" in image_problem(file)
     assert thumbnail({"bytes": EPS, "path": None}) is None
     assert not program.exists()
 
 
 def test_both_packages_open_the_same_images(tmp_path):
-    assert dataset_images.PICTURE_FORMATS == IMAGE_FORMATS
+    assert dataset_images.IMAGE_FORMATS == IMAGE_FORMATS
     assert dataset_images.MAX_PIXELS == MAX_PIXELS
     image = Image.fromarray(noise())
     given = {kind: encoded(image, kind) for kind in (*IMAGE_FORMATS, "PPM", "ICO", "TGA", "PDF")}
@@ -302,7 +302,7 @@ def test_both_packages_open_the_same_images(tmp_path):
             verdicts[name] = False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        accepted = {name: image_problem_of(data) is None for name, data in given.items()}
+        accepted = {name: image_problem(data) is None for name, data in given.items()}
     assert accepted == verdicts
     assert 10 < sum(verdicts.values()) < len(verdicts) - 8
 

@@ -18,7 +18,8 @@ CARRIED = ("configuration_hmgrl", "modeling_hmgrl", "pipeline_hmgrl", "processin
 FILES = sorted(file for file in ROOT.glob("*.py") if file.name != "__init__.py")
 FOLDERS = sorted(folder.name for folder in ROOT.iterdir() if (folder / "__init__.py").is_file())
 SOURCES = (
-    "modeling_hmgrl", "dataset_scripts", "hmgrl", "hmgrl_cli", "experiments", "benchmarks", "demo", "tests",
+    "modeling_hmgrl", "dataset_scripts", "hmgrl", "hmgrl_cli", "experiments", "benchmarks", "demo",
+    "tests",
 )  # fmt: skip
 REPOSITORY = Path(__file__).parents[2]
 LEGACY = REPOSITORY / "tests" / "golden" / "checkpoint_0_1"
