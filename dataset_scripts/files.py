@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 import re
+import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -197,22 +198,38 @@ def write_json(
 ) -> None:
     """Writes a JSON file atomically.
 
+    Numbers that are not finite, which JSON does not have, become null.
+
     Args:
         folder: An existing folder.
         name: Name of the file.
         values: Content of the file.
         ensure_ascii: Whether to escape characters other than ASCII.
     """
-    text = json.dumps(values, indent=2, ensure_ascii=ensure_ascii)
+    text = json.dumps(_finite(values), indent=2, ensure_ascii=ensure_ascii, allow_nan=False)
     # A lone surrogate (a file name may contain one) has no UTF-8 encoding, but a JSON escape.
     write_atomically(Path(folder) / name, text.encode("utf-8", "backslashreplace"))
 
 
+def _finite(content: Any) -> Any:
+    """Replaces numbers that are not finite by None."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return content
+
+
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file atomically."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    part.replace(path)
+    """Writes a file under a unique temporary name in its folder, then renames it."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def content_digest(paths: Iterable[Path]) -> str:

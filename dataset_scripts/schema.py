@@ -230,8 +230,24 @@ def name_difference(found: str, name: str) -> str:
     return "other text"
 
 
+def is_whole_word(text: str, start: int, end: int) -> bool:
+    """Whether a part of a text neither begins nor ends inside a word."""
+
+    def joins(position: int) -> bool:
+        if not 0 < position < len(text):
+            return False
+        if unicodedata.combining(text[position]):  # an accent belongs to the letter before it
+            return True
+        return all(char.isalnum() or char == "_" for char in text[position - 1 : position + 1])
+
+    return not (joins(start) or joins(end))
+
+
 def find_mentions(value: object, text: str, place: Place) -> list[Span]:
     """Returns the spans of mentions given by their text.
+
+    Occurrences that are whole words take precedence: "is" in "This is it" is the second word, and
+    only a mention that is nowhere a whole word, as in scripts without spaces, may be part of one.
 
     Args:
         value: The mention, or a list of mentions.
@@ -248,6 +264,7 @@ def find_mentions(value: object, text: str, place: Place) -> list[Span]:
         while at >= 0:
             starts.append(at)
             at = text.find(mention, at + 1)
+        starts = [at for at in starts if is_whole_word(text, at, at + len(mention))] or starts
         if len(starts) != 1:
             expected = "a mention that occurs once in the text, or its spans"
             times = f"at {show(starts)}" if starts else "not in the text"

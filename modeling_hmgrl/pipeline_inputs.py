@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -183,17 +184,33 @@ def make_query(
     return Query(text, checked, pixels, key, candidates)
 
 
+def is_whole_word(text: str, start: int, end: int) -> bool:
+    """Whether a part of a text neither begins nor ends inside a word."""
+
+    def joins(position: int) -> bool:
+        if not 0 < position < len(text):
+            return False
+        if unicodedata.combining(text[position]):  # an accent belongs to the letter before it
+            return True
+        return all(char.isalnum() or char == "_" for char in text[position - 1 : position + 1])
+
+    return not (joins(start) or joins(end))
+
+
 def find_mentions(
     text: str, mentions: Any, name: str = "text", occurrence: Any = None
 ) -> list[Span]:
     """Finds mentions in a text as character offsets.
 
+    Occurrences that are whole words take precedence: "is" in "This is it" is the second word, and
+    only a mention that is nowhere a whole word, as in scripts without spaces, may be part of one.
+
     Args:
         text: Text.
         mentions: One mention, or several.
         name: Name of the input in errors.
-        occurrence: Index of the occurrence, counted from 0; one number for each mention, or None if
-            it occurs once.
+        occurrence: Index among all occurrences, those inside words included, counted from 0; one
+            number for each mention, or None if it occurs once.
 
     Returns:
         One (start, end) for each mention.
@@ -219,22 +236,21 @@ def find_mentions(
 def _find_mention(text: str, mention: str, name: str, occurrence: Any) -> Span:
     quoted = short_repr(mention)
     # The bound limits the time for a long mention that overlaps itself.
-    limit = 1 + (
-        MAX_LISTED_OCCURRENCES
-        if occurrence is None
-        else MAX_COMPARED_CHARACTERS // max(len(mention), 1)
-    )
+    limit = 1 + MAX_COMPARED_CHARACTERS // max(len(mention), 1)
     starts = list(islice(_occurrences(text, mention), limit))
     if not starts:
         raise ValueError(f"{name}.mention: {quoted} not found, expected a substring of the text")
     if occurrence is None:
-        if len(starts) > 1:
-            more = " and more" if len(starts) > MAX_LISTED_OCCURRENCES else ""
+        whole = [n for n, at in enumerate(starts) if is_whole_word(text, at, at + len(mention))]
+        found = whole or list(range(len(starts)))
+        if len(found) > 1:
+            listed = found[:MAX_LISTED_OCCURRENCES]
+            more = " and more" if len(found) > MAX_LISTED_OCCURRENCES else ""
             raise ValueError(
-                f"{name}.mention: {quoted} occurs at {starts[:MAX_LISTED_OCCURRENCES]}{more}; "
-                "select one by 'occurrence', counted from 0, or pass 'spans'"
+                f"{name}.mention: {quoted} occurs at {[starts[n] for n in listed]}{more}; select "
+                f"one by 'occurrence' ({', '.join(map(str, listed))}), or pass 'spans'"
             )
-        occurrence = 0
+        occurrence = found[0]
     if (
         isinstance(occurrence, bool)
         or not isinstance(occurrence, Integral)

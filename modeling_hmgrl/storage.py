@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,10 +52,41 @@ def _without_excluded(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file atomically."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    """Writes a JSON file atomically, in UTF-8.
+
+    Numbers that are not finite, which JSON does not have, become null. Lone surrogates, as file
+    names of another encoding contain them, are escaped.
+
+    Args:
+        path: The file; its folder must exist.
+        content: JSON-serialisable content.
+
+    Raises:
+        OSError: If the file cannot be written; an existing file is unchanged then.
+    """
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file under a unique temporary name in its folder, then renames it."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _finite(content: Any) -> Any:
+    """Replaces numbers that are not finite by None."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return content
 
 
 @dataclass(frozen=True)
