@@ -5,13 +5,13 @@ Equation numbers are those of HMGRL (arXiv 2603.16259).
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .lorentz import full_precision, wide
+from .outputs import Gather, local
 from .pooling import masked_mean
 
 
@@ -72,15 +72,6 @@ def gaussian_kl(mu: Tensor, log_var: Tensor) -> Tensor:
     mu, log_var = wide(mu), wide(log_var)
     # expm1 keeps the digits of exp(x) - 1 - x near x = 0, where rounding may make it negative
     return 0.5 * ((torch.expm1(log_var) - log_var).clamp(min=0) + mu.square()).sum(-1)
-
-
-Gather = Callable[[Tensor], Tensor]
-"""Concatenates a tensor over the processes of a distributed run along its first axis."""
-
-
-def local(x: Tensor) -> Tensor:
-    """Returns ``x``: the :data:`Gather` of a run on one process."""
-    return x
 
 
 def bottleneck_kl(kl: Tensor, mask: Tensor | None, gather: Gather = local) -> Tensor:

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from .configuration_hmgrl import ZeroShotTypingConfig
 from .encoders import Encoders, HMGRLPreTrainedModel, pretrained_encoder
 from .lorentz import full_precision, wide
-from .losses import Gather, classification_loss, local, ranking_loss
-from .outputs import EncoderStates, TrainingStep, ZeroShotTypingOutput
+from .losses import classification_loss, ranking_loss
+from .outputs import EncoderStates, Gather, TrainingStep, ZeroShotTypingOutput, local
 from .pooling import SEPARATOR, pool_parts
 from .scoring import LabelScorer
 

@@ -1,12 +1,19 @@
 """Outputs of the models, and the data that their parts exchange."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from .losses import Gather, local
+Gather = Callable[[Tensor], Tensor]
+"""Concatenates a tensor over the processes of a distributed run along its first axis."""
+
+
+def local(x: Tensor) -> Tensor:
+    """Returns ``x``: the :data:`Gather` of a run on one process."""
+    return x
 
 
 @dataclass(frozen=True)

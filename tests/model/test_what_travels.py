@@ -2,6 +2,7 @@
 
 import ast
 import json
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,44 @@ def test_metrics_know_nothing_of_the_model():
 def test_reports_do_not_import_training():
     for file in (ROOT / "reports").glob("*.py"):
         assert not any(module.startswith("training") for _, module in imports_of(file)), file.name
+
+
+def graph_of(*packages):
+    """Imports at the top level of modules, by module; those inside functions cannot be cyclic."""
+    files = {}
+    for package in packages:
+        for file in (REPOSITORY / package).rglob("*.py"):
+            parts = file.relative_to(REPOSITORY).with_suffix("").parts
+            files[".".join(parts).removesuffix(".__init__")] = file
+    graph = {}
+    for name, file in files.items():
+        package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
+        graph[name] = found = set()
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                above = package[: len(package) + 1 - node.level] if node.level else []
+                module = ".".join([*above, *([node.module] if node.module else [])])
+                names = {f"{module}.{alias.name}" for alias in node.names}
+                found |= {full if full in files else module for full in names}
+        found &= files.keys() - {name}
+    return graph
+
+
+def test_imports_are_not_circular_and_point_downwards():
+    graph = graph_of("modeling_hmgrl", "dataset_scripts", "hmgrl", "hmgrl_cli")
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError
+    assert len(order) > 100
+    for name, found in graph.items():
+        package = name.split(".")[0]
+        below = {
+            "modeling_hmgrl": {"modeling_hmgrl"},
+            "dataset_scripts": {"dataset_scripts"},
+            "hmgrl": {"hmgrl", "modeling_hmgrl", "hmgrl_cli"},
+            "hmgrl_cli": {"hmgrl_cli", "modeling_hmgrl", "dataset_scripts"},
+        }[package]
+        assert {module.split(".")[0] for module in found} <= below, name
 
 
 def test_the_root_is_small_enough_to_be_read():
