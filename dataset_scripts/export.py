@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -71,11 +70,14 @@ def export(
             raise ValueError(
                 f"configuration {name!r}: expected letters, digits, dots, dashes and underscores"
             )
-    target = Path(folder).expanduser().resolve()
+    given = Path(folder).expanduser()
+    target = given.resolve()
     if target.exists() and not overwrite:
         raise FileExistsError(
             f"{target}: exists already; expected a new folder, or the option to overwrite"
         )
+    if given.is_symlink() or target.exists():
+        _check_export(given, target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as part:
         new = Path(part) / target.name
@@ -88,9 +90,37 @@ def export(
         card = make_card(configs, title, license)
         (new / "README.md").write_text(card, encoding="utf-8")
         if target.exists():
-            shutil.rmtree(target)
+            target.replace(Path(part) / "replaced")  # deleted with the temporary folder
         new.replace(target)
     return target
+
+
+def _check_export(given: Path, target: Path) -> None:
+    """Rejects the replacement of anything other than a folder that an export wrote.
+
+    Raises:
+        FileExistsError: Naming the folder and what it contains.
+    """
+    if given.is_symlink() or not target.is_dir():
+        raise FileExistsError(f"{given}: expected a folder, got a link or a file")
+    if target == Path.home() or Path.cwd().is_relative_to(target):
+        raise FileExistsError(f"{target}: the home or working folder is not replaced")
+    files = [path for path in target.rglob("*") if not path.is_dir() or path.is_symlink()]
+    foreign = [
+        path
+        for path in files
+        if path != target / "README.md"
+        and not (
+            path.parent.parent == target
+            and (path.name == OUTCOME_FILE or path.suffix == ".parquet")
+            and not path.is_symlink()
+        )
+    ]
+    if foreign or not any(path.name == OUTCOME_FILE for path in files):
+        found = f"also {foreign[0].relative_to(target)}" if foreign else "no export"
+        raise FileExistsError(
+            f"{target}: contains {found}; only a folder that an export wrote is replaced"
+        )
 
 
 def _write_split(rows: datasets.Dataset, folder: Path, split: str, what: str) -> None:

@@ -19,6 +19,10 @@ MAX_PIXELS = 64_000_000
 # Listed because Pillow also opens formats whose decoding starts a program (EPS).
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
+MAX_FILE_BYTES = 256_000_000
+_MAX_SCANS = 100
+_MAX_GIF_COMMENTS = 100_000
+
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"))
 
 
@@ -85,21 +89,76 @@ def image_problem(source: Path | bytes) -> str | None:
             # Odd metadata is no reason to lose an image; a size that Pillow warns of is.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with open_image(source) as image:
+            content = source if isinstance(source, bytes) else _read(source)
+            _check_bytes(content)
+            with open_image(content) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     return f"{width}×{height} pixels, more than {MAX_PIXELS}"
+                _check_layout(image)
                 image.verify()
             # verify() finds broken checksums but not a JPEG that was cut off; decoding does. A
             # JPEG is decoded at an eighth of its size: every byte is still read.
-            with open_image(source) as image:
+            with open_image(content) as image:
                 image.draft(None, (max(1, width // 8), max(1, height // 8)))
                 image.load()
+    except RefusedImageError as error:
+        return str(error)
     except UnidentifiedImageError:  # its own text names a file object by its address
         return f"not an image, expected one of {', '.join(IMAGE_FORMATS)}"
     except Exception as error:  # a damaged file makes Pillow's decoders raise anything at all
         return f"{type(error).__name__}: {error}"[:200]
     return None
+
+
+class RefusedImageError(ValueError):
+    """An image whose decoding would take time or memory out of proportion."""
+
+
+def _read(path: Path) -> bytes:
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise RefusedImageError(f"more than {MAX_FILE_BYTES} bytes")
+    return path.read_bytes()
+
+
+def _check_bytes(content: bytes) -> None:
+    """Refuses files whose decoding takes time out of proportion to their size."""
+    if len(content) > MAX_FILE_BYTES:
+        raise RefusedImageError(f"{len(content)} bytes, expected at most {MAX_FILE_BYTES}")
+    if content[:2] == b"\xff\xd8" and content.count(b"\xff\xda") > _MAX_SCANS:
+        raise RefusedImageError(f"a JPEG of more than {_MAX_SCANS} scans, expected fewer")
+    if content[:3] == b"GIF" and _gif_comments(content) > _MAX_GIF_COMMENTS:
+        raise RefusedImageError(
+            f"a GIF with more than {_MAX_GIF_COMMENTS} bytes before its image, expected fewer"
+        )
+
+
+def _gif_comments(content: bytes) -> int:
+    """Number of bytes in the extension blocks before the first frame of a GIF."""
+    flags = content[10] if len(content) > 10 else 0
+    at = 13 + (3 * 2 ** (flags % 8 + 1) if flags & 0x80 else 0)
+    start = at
+    while at + 2 < len(content) and content[at] == 0x21 and at - start <= _MAX_GIF_COMMENTS:
+        at += 2
+        while at < len(content) and content[at] and at - start <= _MAX_GIF_COMMENTS:
+            at += 1 + content[at]
+        at += 1
+    return at - start
+
+
+def _check_layout(image: Image.Image) -> None:
+    """Refuses layouts whose decoding takes memory out of proportion to the image's size."""
+    # Pillow decodes run lengths of a BMP in Python and believes their offsets.
+    if image.format == "BMP" and image.info.get("compression") in (1, 2):
+        raise RefusedImageError("a BMP with run-length encoding, expected one without")
+    if image.format == "TIFF":
+        tags: Any = image.tag_v2  # type: ignore[attr-defined]
+        width, height = (tags.get(tag, 1) for tag in (322, 323))
+        if not all(isinstance(one, int) for one in (width, height)) or width * height > MAX_PIXELS:
+            raise RefusedImageError(
+                f"a TIFF with tiles of {width} x {height} pixels, expected at most "
+                f"{MAX_PIXELS} pixels"
+            )
 
 
 def open_image(source: Path | bytes) -> Image.Image:

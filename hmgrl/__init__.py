@@ -25,10 +25,12 @@ __version__ = metadata.version("hmgrl")
 __all__ = list(modeling_hmgrl.__all__)
 
 
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(modeling_hmgrl, name)  # some are imported when they are first used
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # so that type checkers report unknown names
+
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            return getattr(modeling_hmgrl, name)  # some are imported when they are first used
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -210,6 +211,8 @@ def run(options: argparse.Namespace) -> None:
     configure_cpu()
     settings = parse_settings(options.set, options.method)
     data = load_data(options)
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(data.report.summary(), file=sys.stderr)
     given = {n: getattr(options, n) for n in HMGRLTrainingArguments.names() if n in options}
     recipe = HMGRLTrainingArguments.paper(data.task) if options.paper else {}
     arguments = HMGRLTrainingArguments(**{"output_dir": DEFAULT_FOLDER} | recipe | given)

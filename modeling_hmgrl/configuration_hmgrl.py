@@ -59,7 +59,8 @@ class ZeroShotTypingConfig(PreTrainedConfig):
         span_pooling: "marker" (paper): state at the opening marker; "mean": mean over the tokens
             from marker to marker.
         mask_padding: Whether padding is excluded from attention pooling, means, divergences and
-            label encodings. The authors' code includes it; ``False`` pads to fixed lengths.
+            label encodings. The authors' code includes it, so ``False`` requires texts of a fixed
+            length: a processor with ``pad_to_max_length=True``, as ``hmgrl train --paper`` uses.
         projection_init: "random" (paper) or "similarity": the projections are initialised such
             that the untrained model scores by the similarity of mention and sentence with the
             label's encoding, and training adds to it. Image states then always pass a projection,
@@ -74,7 +75,8 @@ class ZeroShotTypingConfig(PreTrainedConfig):
         separator_id: Token id of ";", set together with the entity markers.
         dropout: Dropout before the two projections.
         ranking_margin: Margin of the ranking loss.
-        temperature_init: Initial value of the temperatures of cosine scores and cosine contrast.
+        temperature_init: Initial temperature of all scores but "dot" and of the contrast, at least
+            0.01.
         weight_classification: Weight of the loss on real samples.
         freeze_text: Whether the text encoder is frozen.
         freeze_vision: Whether the image encoder is frozen (paper).
@@ -170,6 +172,10 @@ class ZeroShotTypingConfig(PreTrainedConfig):
         for name in ("squared_radius", "temperature_init", "probability_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive number")
+        if self.temperature_init < 0.01:  # the bound of scoring.MAX_LOG_SCALE
+            raise ValueError(
+                f"temperature_init: got {self.temperature_init}, expected 0.01 or more"
+            )
         weights = [name for name in self.field_names() if name.startswith("weight_")]
         for name in (*weights, "calibration_gamma", "ranking_margin"):
             if not getattr(self, name) >= 0:
@@ -332,6 +338,11 @@ class HMGRLConfig(ZeroShotTypingConfig):
             raise ValueError(
                 "generator_condition: got 'mention' with label_parts, whose encodings are wider; "
                 "expected 'label'"
+            )
+        if self.learnable_curvature and not 0.1 <= self.squared_radius <= 10:
+            raise ValueError(
+                f"squared_radius: got {self.squared_radius} with learnable_curvature, expected a "
+                "number from 0.1 to 10"
             )
         if self.hyperbolic_translation and self.learnable_curvature:
             raise ValueError(

@@ -5,6 +5,7 @@ here only; methods differ in how they use the states.
 """
 
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from transformers.utils import logging
 from .configuration_hmgrl import ZeroShotTypingConfig
 from .hub import public_name, save_pipeline_code
 from .layers import Fp32Linear, zeros
-from .lorentz import wide
+from .lorentz import full_precision, wide
 from .outputs import EncoderStates
 from .pooling import masked_mean
 
@@ -77,6 +78,8 @@ class HMGRLPreTrainedModel(PreTrainedModel):
         Freezing is not part of the weights and is applied again from the configuration.
         """
         kwargs.setdefault("use_safetensors", True)  # pickles execute code
+        if args and Path(str(args[0])).is_dir():
+            _check_shards(Path(str(args[0])) / str(kwargs.get("subfolder") or ""))
         loaded = super().from_pretrained(*args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded).apply_freezing()
         return loaded
@@ -104,6 +107,22 @@ class HMGRLPreTrainedModel(PreTrainedModel):
                 part.text_model.requires_grad_(not part.config.freeze_text)
                 if part.vision_model is not None:
                     part.vision_model.requires_grad_(not part.config.freeze_vision)
+
+
+def _check_shards(folder: Path) -> None:
+    """Rejects an index of shards that names files outside of the folder.
+
+    Raises:
+        ValueError: Naming the file of the index and the first such name.
+    """
+    for index in folder.glob("*.index.json"):
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{index}: expected JSON with a weight_map of file names") from error
+        for name in sorted(map(str, names)):
+            if name != Path(name).name or "\\" in name:
+                raise ValueError(f"{index}: got {name!r}, expected a file of the same folder")
 
 
 class Encoders(HMGRLPreTrainedModel):
@@ -306,7 +325,8 @@ class Encoders(HMGRLPreTrainedModel):
     def _encode_chunk(self, ids: Tensor, mask: Tensor | None, pool: Any) -> Tensor:
         states = wide(self.encode_text(ids, mask))
         mask = mask if self.config.mask_padding else None
-        return masked_mean(states, mask) if pool is None else pool(states, ids, mask)
+        with full_precision(states.device):
+            return masked_mean(states, mask) if pool is None else pool(states, ids, mask)
 
     @staticmethod
     def inside(span_positions: Tensor, length: int) -> Tensor:

@@ -31,6 +31,11 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 64_000_000
 """Maximum number of pixels of an image (8000 x 8000)."""
 
+MAX_FILE_BYTES = 256_000_000
+"""Largest file that is read."""
+
+_MAX_SCANS = 100  # of a progressive JPEG: cameras write about 10, and each is decoded in full
+_MAX_GIF_COMMENTS = 100_000  # bytes before the first frame, which Pillow joins one by one
 _MAX_UNREDUCED_PIXELS = 16_000_000  # larger images are reduced during decoding
 _STRIP_PIXELS = 4_000_000  # pixels converted at once
 _ORIENTATION = 0x0112
@@ -84,34 +89,88 @@ def open_image(
         return _rgb(image, name, side)
     if isinstance(image, str) and "://" in image:
         raise ValueError(f"{name}: got a URL, expected a file; download {image[:200]!r} first")
-    if isinstance(image, bytes | bytearray):
-        source: Any = io.BytesIO(image)
-    elif isinstance(image, str | Path):
-        name, source = f"{name} {str(image)[:200]!r}", Path(image)
-    else:
+    if isinstance(image, str | Path):
+        name = f"{name} {str(image)[:200]!r}"
+        image = _read(Path(image), name)
+    if not isinstance(image, bytes | bytearray):
         raise ValueError(
             f"{name}: got {type(image).__name__}, expected a path, bytes, a PIL image or an array"
         )
-    with _open(source, name, max_pixels) as opened:
+    _check_bytes(image, name)
+    with _open(io.BytesIO(image), name, max_pixels) as opened:
         _check_size(opened, name, max_pixels)
+        _check_layout(opened, name, max_pixels)
         return _rgb(opened, name, side)
+
+
+def _read(path: Path, name: str) -> bytes:
+    """Reads a file of bounded size."""
+    try:
+        if not path.is_file():
+            raise FileNotFoundError(f"{name}: no such file")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError(f"{name}: expected at most {MAX_FILE_BYTES} bytes")
+        return path.read_bytes()
+    except (FileNotFoundError, ValueError) as error:
+        if str(error).startswith(name):
+            raise
+        raise ValueError(f"{name}: cannot be read as an image") from error  # a null character
+    except OSError as error:  # a name that is too long, missing permission
+        raise ValueError(f"{name}: cannot be read as an image") from error
+
+
+def _check_bytes(content: bytes | bytearray, name: str) -> None:
+    """Refuses files whose decoding takes time out of proportion to their size."""
+    if len(content) > MAX_FILE_BYTES:
+        raise ValueError(f"{name}: {len(content)} bytes, expected at most {MAX_FILE_BYTES}")
+    if content[:2] == b"\xff\xd8" and content.count(b"\xff\xda") > _MAX_SCANS:
+        raise ValueError(f"{name}: a JPEG of more than {_MAX_SCANS} scans, expected fewer")
+    if content[:3] == b"GIF" and _gif_comments(content) > _MAX_GIF_COMMENTS:
+        raise ValueError(
+            f"{name}: a GIF with more than {_MAX_GIF_COMMENTS} bytes before its image, expected "
+            "fewer"
+        )
+
+
+def _gif_comments(content: bytes | bytearray) -> int:
+    """Number of bytes in the extension blocks before the first frame of a GIF."""
+    flags = content[10] if len(content) > 10 else 0
+    at = 13 + (3 * 2 ** (flags % 8 + 1) if flags & 0x80 else 0)
+    start = at
+    while at + 2 < len(content) and content[at] == 0x21 and at - start <= _MAX_GIF_COMMENTS:
+        at += 2
+        while at < len(content) and content[at] and at - start <= _MAX_GIF_COMMENTS:
+            at += 1 + content[at]
+        at += 1
+    return at - start
 
 
 def _open(source: Any, name: str, max_pixels: int) -> Image.Image:
     """Reads the header."""
     try:
-        if isinstance(source, Path) and not source.is_file():
-            raise FileNotFoundError(f"{name}: no such file")
         return Image.open(source, formats=IMAGE_FORMATS)
-    except FileNotFoundError:
-        raise
     except UnidentifiedImageError as error:
         known = f"{', '.join(IMAGE_FORMATS[:-1])} or {IMAGE_FORMATS[-1]}"
         raise ValueError(f"{name}: not an image, expected {known}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{name}: larger than the bound of {max_pixels} pixels") from error
-    except Exception as error:  # Pillow's readers raise various types
+    except Exception as error:  # a header that ends too soon; readers raise any exception
         raise ValueError(f"{name}: cannot be read as an image") from error
+
+
+def _check_layout(image: Image.Image, name: str, max_pixels: int) -> None:
+    """Refuses layouts whose decoding takes memory out of proportion to the image's size."""
+    # Pillow decodes run lengths of a BMP in Python and believes their offsets.
+    if image.format == "BMP" and image.info.get("compression") in (1, 2):
+        raise ValueError(f"{name}: a BMP with run-length encoding, expected one without")
+    if image.format == "TIFF":
+        tags: Any = image.tag_v2  # type: ignore[attr-defined]
+        width, height = (tags.get(tag, 1) for tag in (322, 323))
+        if not all(isinstance(one, int) for one in (width, height)) or width * height > max_pixels:
+            raise ValueError(
+                f"{name}: a TIFF with tiles of {width} x {height} pixels, expected at most "
+                f"{max_pixels} pixels"
+            )
 
 
 def _check_format(image: Image.Image, name: str) -> None:

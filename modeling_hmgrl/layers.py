@@ -49,6 +49,9 @@ class Fp32Linear(nn.Linear):
             Xavier-uniform if None.
         init_bias: Value to which the bias is initialised.
 
+    Models of transformers initialise the layer by :meth:`init_parameters`. Outside of a model, a
+    layer without ``init_weight`` has the initialisation of ``torch.nn.Linear`` until then.
+
     Example:
         >>> import torch
         >>> layer = Fp32Linear(4, 2, init_weight=zeros, init_bias=0.5).half()
@@ -177,8 +180,8 @@ class FullyLorentzLinear(nn.Module):
     ``sqrt(|W x|^2 + c)``, so that boosts as well as rotations are learnt and the layer does not
     fold into a linear one (after Chen et al., Fully Hyperbolic Neural Networks, ACL 2022). A bias
     is a translation by a learnt point of the hyperboloid. The point is projected to the hyperboloid
-    wherever it is used, so that an optimizer for flat parameters cannot move it away from there;
-    :class:`HMGRLTrainer` trains it as a parameter of geoopt, with a Riemannian optimizer.
+    wherever it is used, so that the point used stays there under any optimizer; the stored time
+    coordinate may not. :class:`HMGRLTrainer` trains it with a Riemannian optimizer of geoopt.
 
     Args:
         in_features: Space dimensions of the input points.

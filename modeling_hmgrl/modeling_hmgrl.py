@@ -354,7 +354,8 @@ class HMGRLForZeroShotTyping(ZeroShotTypingModel):
         if self.contrast_log_scale is not None:
             scale = self.contrast_log_scale.clamp(max=MAX_LOG_SCALE).exp()
             text = F.normalize(text, dim=-1) * scale
-            image = F.normalize(image, dim=-1)
+            # Projected images are initialised to 0, where the gradient of a normalisation explodes.
+            image = F.normalize(image, dim=-1, eps=1e-2)
         mask = None
         if step.image_mask is not None:
             mask = step.gather(step.image_mask.to(text.dtype)) > 0

@@ -306,7 +306,7 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
                     "candidate_input_ids or candidate_embeddings: expected one of them"
                 )
             candidate_embeddings = self.encode_labels(candidate_input_ids, candidate_attention_mask)
-        wanted = self.uses_generator_labels and synthetic_embeddings is None
+        wanted = self.uses_generator_labels and labels is not None and synthetic_embeddings is None
         if wanted and synthetic_input_ids is not None:
             with torch.no_grad():  # the losses of synthetic samples do not train the encoder
                 synthetic_embeddings = self.encode_labels(

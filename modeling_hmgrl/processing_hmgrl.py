@@ -21,6 +21,10 @@ logger = logging.get_logger(__name__)
 _MAX_PROMPT_MENTION = 16  # tokens of a mention in a prompt
 
 
+MAX_ASPECT_RATIO = 100
+"""Largest ratio of the sides of an image, for processors that keep it."""
+
+
 class HMGRLProcessor(ProcessorMixin):
     """Converts texts with mentions, images and label texts to model inputs.
 
@@ -292,6 +296,7 @@ class HMGRLProcessor(ProcessorMixin):
             open_image(images[index], f"sample {index}.image", side=self.image_side)
             for index in present
         ]
+        self._check_shapes(opened, [f"sample {index}.image" for index in present])
         pixels = self.image_processor(opened, return_tensors="pt")["pixel_values"]
         mask = torch.zeros(count, dtype=torch.bool)
         mask[present] = True
@@ -300,6 +305,17 @@ class HMGRLProcessor(ProcessorMixin):
                 0, torch.tensor(present), pixels
             )
         return {"pixel_values": pixels, "image_mask": mask}
+
+    def _check_shapes(self, images: list[Any], names: list[str]) -> None:
+        """Rejects narrow images that a processor which keeps their shape would enlarge."""
+        if "shortest_edge" not in dict(getattr(self.image_processor, "size", None) or {}):
+            return
+        for image, name in zip(images, names, strict=True):
+            if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+                raise ValueError(
+                    f"{name}: {image.width} x {image.height} pixels, expected sides in a ratio of "
+                    f"at most {MAX_ASPECT_RATIO}"
+                )
 
     @property
     def image_side(self) -> int | None:

@@ -175,7 +175,7 @@ class HMCVAE(nn.Module):
     """Hyperbolic multimodal conditional variational autoencoder (eq. 8-11).
 
     Encodes a representation H to a latent, decodes latent and condition to H. Its inputs are
-    detached: its loss trains only its own parameters.
+    detached: its loss trains only its own parameters (and a learnt curvature).
 
     Args:
         width: Width of H.

@@ -25,6 +25,7 @@ from .batching import Batches
 from .checkpointing import TrainerState, last_checkpoint, load_checkpoint, save_checkpoint
 from .collectives import gather_with_gradient
 from .evaluator import HMGRLEvaluator
+from .manifold import is_point
 from .optimization import WeightAverage, make_optimizer, make_schedule
 from .training_arguments import HMGRLTrainingArguments
 
@@ -262,6 +263,11 @@ class HMGRLTrainer(HMGRLEvaluator):
             self.model.compile(dynamic=True)
         optimizer = make_optimizer(self.model, arguments)
         self.model.gather = gather_with_gradient
+        if accelerator.distributed_type in _SHARDED and any(map(is_point, self.model.parameters())):
+            raise ValueError(
+                "hyperbolic_translation: expected False, as the engine shards the weights and the "
+                "Riemannian optimizer requires whole points"
+            )
         # Not prepared by accelerate, which steps a schedule once per process, with other rounding.
         schedule = make_schedule(optimizer, arguments, total)
         if arguments.ema_decay:

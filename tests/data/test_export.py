@@ -245,3 +245,32 @@ def test_convert_and_read_again(source, tmp_path, capsys):
     assert written == wanted
     with pytest.raises(SystemExit, match=r"hmgrl data convert: .*exists already"):
         main(["convert", "--out", str(lines)])
+
+
+@pytest.mark.parametrize(
+    "kind", ["other files", "a foreign file", "working folder", "link", "file"]
+)
+def test_only_an_export_is_replaced(kind, tmp_path, monkeypatch):
+    configs = {"default": load_gzs("sample", cache_dir=str(tmp_path / "cache"))}
+    target = export(configs, tmp_path / "out")
+    precious = tmp_path / "other" / "data.jsonl"
+    precious.parent.mkdir()
+    precious.write_text("{}")
+    if kind == "other files":
+        target = precious.parent
+    elif kind == "a foreign file":
+        precious = target / "notes.txt"
+        precious.write_text("{}")
+    elif kind == "working folder":
+        monkeypatch.chdir(target)
+        target = "."
+    elif kind == "link":
+        (tmp_path / "link").symlink_to(target)
+        target = tmp_path / "link"
+    else:
+        target = precious
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(FileExistsError):
+        export(configs, target, overwrite=True)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert precious.read_text() == "{}"

@@ -1,5 +1,6 @@
 import io
 import struct
+import time
 import warnings
 import zlib
 
@@ -284,6 +285,68 @@ def test_no_program_is_started_to_decode_an_image(program, tmp_path):
     assert not program.exists()
 
 
+def rle_bmp(width, height, data):
+    """A BMP with run-length encoding and a palette of grays."""
+    palette = b"".join(bytes((n, n, n, 0)) for n in range(256))
+    size = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(data), 0, 0, 256, 0)
+    start = 14 + len(size) + len(palette)
+    return struct.pack("<2sIHHI", b"BM", start + len(data), 0, 0, start) + size + palette + data
+
+
+def tiled_tiff(side):
+    """A TIFF of 8 x 8 pixels whose only tile claims ``side`` pixels on each side."""
+    entries = [
+        (256, 4, 8), (257, 4, 8), (258, 3, 8), (259, 3, 8), (262, 3, 1), (277, 3, 1),
+        (322, 4, side), (323, 4, side), (324, 4, 200), (325, 4, 20),
+    ]  # fmt: skip
+    fields = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + fields + bytes(4)
+    return head.ljust(200, b"\0") + zlib.compress(bytes(64))
+
+
+def commented_gif(megabytes):
+    data = encoded(Image.new("L", (8, 8)), "GIF")
+    flags = data[10]
+    at = 13 + (3 * 2 ** (flags % 8 + 1) if flags & 0x80 else 0)
+    block = b"\x21\xfe" + (b"\xff" + bytes(255)) * 100 + b"\0"
+    return data[:at] + block * (megabytes * 10**6 // len(block)) + data[at:]
+
+
+def scanned_jpeg(scans):
+    data = encoded(Image.fromarray(noise()), "JPEG", progressive=True)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + scan * scans + data[-2:]
+
+
+COSTLY = {
+    "run lengths": (lambda: rle_bmp(64_000_000, 1, b"\0\2\0\x20"), "run-length"),
+    "padding": (lambda: rle_bmp(64_000_000, 1, b"\1\1\0\0"), "run-length"),
+    "tiles": (lambda: tiled_tiff(40_000), "tiles of 40000 x 40000"),
+    "scans": (lambda: scanned_jpeg(400), "more than 100 scans"),
+    "comments": (lambda: commented_gif(5), "bytes before its image"),
+}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_small_files_that_are_costly_to_decode_are_refused(name, tmp_path):
+    make, expected = COSTLY[name]
+    data = make()
+    file = tmp_path / "a.png"
+    file.write_bytes(data)
+    begin = time.perf_counter()
+    for given in (data, file):
+        with pytest.raises(ValueError, match=expected):
+            open_image(given)
+        assert expected in image_problem(given)
+    assert time.perf_counter() - begin < 5
+
+
+def test_ordinary_gif_comments_and_progressive_scans_are_accepted():
+    image = Image.fromarray(noise())
+    assert open_image(encoded(image, "GIF", comment=b"x" * 1000)).size == (64, 48)
+    assert open_image(encoded(image, "JPEG", progressive=True)).size == (64, 48)
+
+
 def test_both_packages_open_the_same_images(tmp_path):
     assert dataset_images.IMAGE_FORMATS == IMAGE_FORMATS
     assert dataset_images.MAX_PIXELS == MAX_PIXELS
@@ -292,6 +355,7 @@ def test_both_packages_open_the_same_images(tmp_path):
     given |= {f"half a {kind}": data[: len(data) // 2] for kind, data in given.items()}
     given |= {mode: encoded(image.convert(mode)) for mode in ("1", "L", "P", "RGBA", "LA")}
     given |= {mode: encoded(image.convert(mode), "TIFF") for mode in ("CMYK", "F", "I", "LAB")}
+    given |= {name: make() for name, (make, _) in COSTLY.items()}
     given |= {"nothing": b"", "too large": png_header(8000, 8001), "EPS": EPS}
     verdicts = {}
     for name, data in given.items():

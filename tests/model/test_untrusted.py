@@ -188,3 +188,21 @@ def test_a_pickled_checkpoint_is_refused_unless_asked_for(tmp_path):
     with pytest.raises(pickle.UnpicklingError):
         HMGRLForZeroShotTyping.from_pretrained(folder, use_safetensors=False)
     assert not mark.exists()
+
+
+def test_a_shard_index_names_files_of_its_folder(tmp_path):
+    folder = tmp_path / "model"
+    tiny_model().save_pretrained(folder, max_shard_size="20kB")
+    [index] = folder.glob("*.index.json")
+    assert tiny_model().from_pretrained(folder) is not None
+    content = json.loads(index.read_text())
+    stolen = folder / content["weight_map"]["scorer.log_scale"]
+    (tmp_path / "stolen.safetensors").write_bytes(stolen.read_bytes())
+    for name in ("../stolen.safetensors", str(tmp_path / "stolen.safetensors")):
+        content["weight_map"]["scorer.log_scale"] = name
+        index.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="expected a file of the same folder"):
+            tiny_model().from_pretrained(folder)
+    index.write_text('{"weight_map": []}')
+    with pytest.raises(ValueError, match="expected JSON with a weight_map"):
+        tiny_model().from_pretrained(folder)

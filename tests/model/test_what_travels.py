@@ -94,6 +94,14 @@ def test_imports_are_not_circular_and_point_downwards():
     graph = graph_of("modeling_hmgrl", "dataset_scripts", "hmgrl", "hmgrl_cli")
     order = list(TopologicalSorter(graph).static_order())  # raises CycleError
     assert len(order) > 100
+    root = {f"modeling_hmgrl.{file.stem}" for file in FILES}
+    for name in root:
+        assert graph[name] <= root, f"{name}: a checkpoint carries no folder"
+    for name, found in graph.items():
+        if name.startswith("modeling_hmgrl.metrics"):
+            assert all(module.startswith("modeling_hmgrl.metrics") for module in found), name
+        if name.startswith("modeling_hmgrl.reports"):
+            assert not any(module.startswith("modeling_hmgrl.training") for module in found), name
     for name, found in graph.items():
         package = name.split(".")[0]
         below = {
