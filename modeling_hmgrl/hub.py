@@ -23,22 +23,23 @@ def is_remote() -> bool:
     return __name__.split(".", 1)[0] == TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 
-def save_pipeline_code(folder: str | Path) -> dict[str, Any]:
+def save_pipeline_code(folder: str | Path, source: Path = _PIPELINE_FILE) -> dict[str, Any]:
     """Copies the pipeline's module and the modules it imports to the folder of a model.
 
     A model that was loaded from the Hub without its pipeline is saved without it.
 
     Args:
         folder: Folder of the model, created if it does not exist.
+        source: The pipeline's module; by default the file beside this one.
 
     Returns:
         The configuration's ``custom_pipelines``, empty if nothing was copied.
     """
-    if not _PIPELINE_FILE.exists():
+    if not source.exists():
         return {}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for file in (_PIPELINE_FILE, *map(Path, get_relative_import_files(_PIPELINE_FILE))):
+    for file in (source, *map(Path, get_relative_import_files(source))):
         shutil.copyfile(file, folder / file.name)
     return CUSTOM_PIPELINES
 

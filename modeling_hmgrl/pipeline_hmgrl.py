@@ -10,6 +10,7 @@ from functools import partial
 from importlib import import_module
 from itertools import count, islice
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from transformers import Pipeline
 
 from .entity_markers import MarkedText, short_repr
-from .hub import TASK
+from .hub import TASK, save_pipeline_code
 from .label_cache import LabelCache
 from .pipeline_inputs import Candidates, Failure, Query, make_candidates, make_query
 from .ranking import Prediction, best_labels, first_occurrences, to_predictions
@@ -218,6 +219,11 @@ class ZeroShotTypingPipeline(Pipeline):
             **kwargs: Arguments of ``save_pretrained`` of the model and the processor.
         """
         self.model.save_pretrained(save_directory, **kwargs)
+        config = self.model.config
+        if self.model._auto_class is not None and not config.custom_pipelines:
+            # transformers copies the code of model and pipeline from a local folder to two folders.
+            config.custom_pipelines = save_pipeline_code(Path(save_directory), Path(__file__))
+            config.save_pretrained(save_directory)
         self.processor.save_pretrained(save_directory, **kwargs)
 
     def _stream(

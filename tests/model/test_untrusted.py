@@ -45,6 +45,10 @@ with torch.no_grad():
 pipe = pipeline("multimodal-zero-shot-typing", model={folder!r}, **options)
 assert type(pipe).__module__.startswith("transformers_modules."), type(pipe).__module__
 scores = pipe("boris sees the fox", mention="fox", labels=["animal", "tool"], top_k=None)["scores"]
+pipe.save_pretrained("again")
+pipe = pipeline("multimodal-zero-shot-typing", model="./again", trust_remote_code=True)
+again = pipe("boris sees the fox", mention="fox", labels=["animal", "tool"], top_k=None)["scores"]
+assert again == scores, (again, scores)
 frozen = not any(p.requires_grad for p in model.hmgrl.vision_model.parameters())
 print(json.dumps({{"logits": logits.tolist(), "frozen": frozen, "task": config.task,
                   "scores": scores}}))
