@@ -20,7 +20,7 @@ from transformers import Pipeline
 from .entity_markers import MarkedText, short_repr
 from .hub import TASK, save_pipeline_code
 from .label_cache import LabelCache
-from .pipeline_inputs import Candidates, Failure, Query, make_candidates, make_query
+from .pipeline_inputs import Candidates, Failure, Query, make_candidates, make_query, undecoded
 from .ranking import Prediction, best_labels, first_occurrences, to_predictions
 
 LOOKAHEAD = 4
@@ -204,7 +204,7 @@ class ZeroShotTypingPipeline(Pipeline):
         accelerate = import_module("accelerate")
         state = accelerate.PartialState()
         indices = range(state.process_index, len(inputs), state.num_processes)
-        results = list(self(_Subset(_undecoded(inputs), indices), **options))
+        results = list(self(_Subset(undecoded(inputs), indices), **options))
         gathered = dict(accelerate.utils.gather_object(list(zip(indices, results, strict=True))))
         return [gathered[index] for index in range(len(inputs))]
 
@@ -233,7 +233,7 @@ class ZeroShotTypingPipeline(Pipeline):
         # Inputs of a stream are not delayed for sorting: each batch is predicted when it is full.
         window = call.batch_size * (LOOKAHEAD if hasattr(inputs, "__len__") else 1)
         default = None if call.labels is None else self.candidates(call.labels)
-        inputs = _undecoded(inputs)
+        inputs = undecoded(inputs)
         names = (name or f"inputs[{index}]" for index in count())
         workers = call.num_workers
         if workers is None:
@@ -370,17 +370,6 @@ class ZeroShotTypingPipeline(Pipeline):
     def postprocess(self, model_outputs: Any, **_: Any) -> Prediction:
         """Returns the prediction."""
         return model_outputs[0]
-
-
-def _undecoded(inputs: Any) -> Any:
-    """Returns a Dataset without decoding of images, which :func:`images.open_image` does safely.
-
-    The decoding of a Dataset follows URLs and accepts every format that Pillow reads.
-    """
-    for name, feature in dict(getattr(inputs, "features", None) or {}).items():
-        if type(feature).__name__ == "Image" and getattr(feature, "decode", False):
-            inputs = inputs.cast_column(name, type(feature)(decode=False))
-    return inputs
 
 
 @dataclass(frozen=True)

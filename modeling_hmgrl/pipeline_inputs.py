@@ -184,6 +184,17 @@ def make_query(
     return Query(text, checked, pixels, key, candidates)
 
 
+def undecoded(inputs: Any) -> Any:
+    """Returns a Dataset without decoding of images, which :func:`images.open_image` does safely.
+
+    The decoding of a Dataset follows URLs and accepts every format that Pillow reads.
+    """
+    for name, feature in dict(getattr(inputs, "features", None) or {}).items():
+        if type(feature).__name__ == "Image" and getattr(feature, "decode", False):
+            inputs = inputs.cast_column(name, type(feature)(decode=False))
+    return inputs
+
+
 def is_whole_word(text: str, start: int, end: int) -> bool:
     """Whether a part of a text neither begins nor ends inside a word."""
 
@@ -273,4 +284,12 @@ def _occurrences(text: str, mention: str) -> Iterator[int]:
         start = text.find(mention, start + 1)
 
 
-__all__ = ["Candidates", "Failure", "Query", "find_mentions", "make_candidates", "make_query"]
+__all__ = [
+    "Candidates",
+    "Failure",
+    "Query",
+    "find_mentions",
+    "make_candidates",
+    "make_query",
+    "undecoded",
+]

@@ -77,7 +77,7 @@ BAD = {
     b'{"text": "ada", "mention": "ada", "image": "text.png"}': "not an image, expected JPEG",
     b'{"text": "ada", "mention": "ada", "image": "../x.png"}': "field 'image': expected a path rel",
     b'{"text": "ada", "mention": "ada", "image": "/etc/x"}': "field 'image': expected a path relat",
-    b'{"text": "ada", "mention": "ada", "image": "out.png"}': "expected a picture inside the pict",
+    b'{"text": "ada", "mention": "ada", "image": "out.png"}': "expected an image inside the image",
     b'{"text": "ada", "mention": "ada", "image": 3}': "field 'image': expected a non-empty string",
     b'{"text": "ada", "mention": "ada", "image": "http://x/y"}': "(URLs are not fetched), got str",
     b'{"text": "ada", "mention": "ada", "prediction": 1}': "field 'prediction': expected no such",

@@ -50,7 +50,7 @@ def test_interrupted_it_says_how_to_go_on(data, predict, tmp_path, capsys):
     predict(*options, "--overwrite", stdin=Stdin(content))
     assert out.read_bytes() == resumed
     predict("--no-images", stdin=Stdin(part, interrupted=True), expected=130)
-    assert error_of(capsys) == "hmgrl predict: stopped."
+    assert error_of(capsys) == "hmgrl predict: interrupted."
 
 
 def test_resume_where_nothing_is_begins(data, predict, tmp_path):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageFeature
 from test_pipeline import RECORDS, TEXTS, close
 from tiny_world import LABELS, tiny_picture, tiny_pipeline, tiny_records
 
@@ -227,3 +228,32 @@ def test_processes_do_not_hold_the_pictures_of_a_dataset():
     pipe.predict_batch = watched
     assert len(pipe.across_processes(Data(), batch_size=1)) == 40
     assert held == [LOOKAHEAD * (k + 1) for k in range(10)]
+
+
+def test_a_data_set_does_not_decode_or_fetch_images_by_itself(monkeypatch):
+    def forbidden(*args, **kwargs):
+        raise AssertionError("decoded by the data set")
+
+    monkeypatch.setattr("socket.socket.connect", forbidden)
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", forbidden)
+    buffer = io.BytesIO()
+    tiny_picture(LABELS[0]).save(buffer, "PNG")
+    images = [
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nquit\n",
+        b"junk",
+        buffer.getvalue(),
+    ]
+    rows = [
+        {"text": "a fox", "mention": "fox", "image": {"bytes": content, "path": None}}
+        for content in images
+    ]
+    rows.append(rows[0] | {"image": {"bytes": None, "path": "http://127.0.0.1:1/a.png"}})
+    features = Features(
+        {"text": Value("string"), "mention": Value("string"), "image": ImageFeature()}
+    )
+    data = Dataset.from_list(rows, features=features)
+    pipe = tiny_pipeline()
+    found = list(pipe(data, labels=["animal", "tool"], on_error="return"))
+    assert ["error" in one for one in found] == [True, True, False, True]
+    assert "URL" in found[3]["error"]
+    assert found[2] == pipe(rows[2], labels=["animal", "tool"])
