@@ -90,12 +90,8 @@ def image_problem(source: Path | bytes) -> str | None:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             content = source if isinstance(source, bytes) else _read(source)
-            _check_bytes(content)
             with open_image(content) as image:
                 width, height = image.size
-                if width * height > MAX_PIXELS:
-                    return f"{width}×{height} pixels, more than {MAX_PIXELS}"
-                _check_layout(image)
                 image.verify()
             # verify() finds broken checksums but not a JPEG that was cut off; decoding does. A
             # JPEG is decoded at an eighth of its size: every byte is still read.
@@ -147,7 +143,9 @@ def _gif_comments(content: bytes) -> int:
 
 
 def _check_layout(image: Image.Image) -> None:
-    """Refuses layouts whose decoding takes memory out of proportion to the image's size."""
+    """Refuses images whose decoding takes much memory for their content or their size."""
+    if image.width * image.height > MAX_PIXELS:
+        raise RefusedImageError(f"{image.width}×{image.height} pixels, more than {MAX_PIXELS}")
     # Pillow decodes run lengths of a BMP in Python and believes their offsets.
     if image.format == "BMP" and image.info.get("compression") in (1, 2):
         raise RefusedImageError("a BMP with run-length encoding, expected one without")
@@ -162,9 +160,17 @@ def _check_layout(image: Image.Image) -> None:
 
 
 def open_image(source: Path | bytes) -> Image.Image:
-    """Opens an image of one of `IMAGE_FORMATS`; nothing is decoded yet."""
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source
-    return Image.open(stream, formats=IMAGE_FORMATS)
+    """Opens an image of one of `IMAGE_FORMATS`; nothing is decoded yet.
+
+    Raises:
+        RefusedImageError: If its decoding would take time or memory out of proportion.
+        Exception: What Pillow raises for other files.
+    """
+    content = source if isinstance(source, bytes) else _read(source)
+    _check_bytes(content)
+    image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
+    _check_layout(image)
+    return image
 
 
 def image_state(

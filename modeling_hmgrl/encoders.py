@@ -72,15 +72,16 @@ class HMGRLPreTrainedModel(PreTrainedModel):
             init.zeros_(module.in_proj_bias)
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Loads a model, from safetensors unless ``use_safetensors`` says otherwise.
 
         Freezing is not part of the weights and is applied again from the configuration.
         """
         kwargs.setdefault("use_safetensors", True)  # pickles execute code
-        if args and Path(str(args[0])).is_dir():
-            _check_shards(Path(str(args[0])) / str(kwargs.get("subfolder") or ""))
-        loaded = super().from_pretrained(*args, **kwargs)
+        folder = Path(str(pretrained_model_name_or_path))
+        if folder.is_dir():
+            _check_shards(folder / str(kwargs.get("subfolder") or ""))
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded).apply_freezing()
         return loaded
 

@@ -84,8 +84,10 @@ def open_image(
             )
         image = Image.fromarray(image)
     if isinstance(image, Image.Image):
-        _check_format(image, name)
         _check_size(image, name, max_pixels)
+        if getattr(image, "tile", None):  # opened, but not decoded yet
+            _check_format(image, name)
+            _check_layout(image, name, max_pixels)
         return _rgb(image, name, side)
     if isinstance(image, str) and "://" in image:
         raise ValueError(f"{name}: got a URL, expected a file; download {image[:200]!r} first")
@@ -106,17 +108,14 @@ def open_image(
 def _read(path: Path, name: str) -> bytes:
     """Reads a file of bounded size."""
     try:
-        if not path.is_file():
-            raise FileNotFoundError(f"{name}: no such file")
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ValueError(f"{name}: expected at most {MAX_FILE_BYTES} bytes")
-        return path.read_bytes()
-    except (FileNotFoundError, ValueError) as error:
-        if str(error).startswith(name):
-            raise
-        raise ValueError(f"{name}: cannot be read as an image") from error  # a null character
+        size = path.stat().st_size if path.is_file() else None
+        if size is not None and size <= MAX_FILE_BYTES:
+            return path.read_bytes()
     except OSError as error:  # a name that is too long, missing permission
         raise ValueError(f"{name}: cannot be read as an image") from error
+    if size is None:
+        raise FileNotFoundError(f"{name}: no such file")
+    raise ValueError(f"{name}: {size} bytes, expected at most {MAX_FILE_BYTES}")
 
 
 def _check_bytes(content: bytes | bytearray, name: str) -> None:
@@ -176,7 +175,7 @@ def _check_layout(image: Image.Image, name: str, max_pixels: int) -> None:
 def _check_format(image: Image.Image, name: str) -> None:
     """Rejects an opened, not yet decoded image of an unsupported format."""
     # MPO is Pillow's name for a JPEG that contains several images, which some cameras write.
-    if getattr(image, "tile", None) and image.format not in (*IMAGE_FORMATS, "MPO"):
+    if image.format not in (*IMAGE_FORMATS, "MPO"):
         raise ValueError(
             f"{name}: got an image opened as {image.format}, expected one of "
             f"{', '.join(IMAGE_FORMATS)}; image.copy() decodes it"
@@ -218,9 +217,7 @@ def _orientation(image: Image.Image) -> int:
     """The orientation tag; 1 (upright) if it is missing or the metadata are damaged."""
     try:
         return image.getexif().get(_ORIENTATION, 1)
-    except (
-        Exception
-    ):  # the parser raises various types; damaged metadata do not invalidate an image
+    except Exception:  # of various types; damaged metadata do not invalidate an image
         return 1
 
 

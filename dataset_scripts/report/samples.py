@@ -16,7 +16,7 @@ from typing import Any
 import datasets
 from PIL import Image, ImageOps
 
-from ..images import MAX_PIXELS, open_image
+from ..images import open_image
 from ..protocol import SPLITS, Split
 from ..schema import Span, Task
 
@@ -136,10 +136,8 @@ def thumbnail(picture: Mapping[str, Any]) -> bytes | None:
         if content is None and not Path(path).is_file():  # opening a pipe would wait for ever
             return None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata; the size is checked here
+            warnings.simplefilter("ignore")  # odd metadata; open_image checks the size
             with open_image(Path(path) if content is None else content) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    return None
                 image.draft(None, (2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))
                 small = ImageOps.exif_transpose(image)
                 small = small.convert("RGBA" if small.has_transparency_data else "RGB")

@@ -338,6 +338,10 @@ def test_small_files_that_are_costly_to_decode_are_refused(name, tmp_path):
         with pytest.raises(ValueError, match=expected):
             open_image(given)
         assert expected in image_problem(given)
+    assert thumbnail({"bytes": data, "path": None}) is None
+    if name in ("run lengths", "padding", "tiles"):
+        with pytest.raises(ValueError, match=expected):
+            open_image(Image.open(io.BytesIO(data)))
     assert time.perf_counter() - begin < 5
 
 
@@ -432,3 +436,14 @@ def test_array_of_another_kind_is_refused(image):
 def test_another_type_is_refused(image):
     with pytest.raises(ValueError, match=r"^image: got .*, expected a path, bytes"):
         open_image(image)
+
+
+def test_a_file_of_too_many_bytes_is_refused_unread(tmp_path, monkeypatch):
+    file = tmp_path / "a.png"
+    file.write_bytes(encoded(Image.fromarray(noise())))
+    size = file.stat().st_size
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", size - 1)
+    with pytest.raises(ValueError, match=f"a.png': {size} bytes, expected at most {size - 1}"):
+        open_image(file)
+    with pytest.raises(ValueError, match=f"^image: {size} bytes, expected at most {size - 1}"):
+        open_image(file.read_bytes())

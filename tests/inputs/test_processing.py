@@ -14,7 +14,12 @@ from tiny_world import (
     vocabulary,
 )
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoProcessor, BertTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoProcessor,
+    BertTokenizer,
+    CLIPImageProcessorPil,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as library_logging
 
 from modeling_hmgrl import HMGRLProcessor
@@ -393,3 +398,14 @@ def test_from_backbones(tmp_path):
     for name, value in expected.items():
         assert torch.equal(batch[name], value), name
     assert not HMGRLProcessor.from_backbones(text).use_images
+
+
+def test_narrow_images_are_refused_where_the_processor_keeps_their_shape():
+    keeps = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    narrow, wide = Image.new("RGB", (2020, 20)), Image.new("RGB", (2000, 20))
+    processor = HMGRLProcessor(keeps, tiny_tokenizer())
+    assert processor.encode_images([wide], 1)["pixel_values"].shape == (1, 3, 16, 16)
+    expected = r"^sample 0\.image: 2020 x 20 pixels, expected sides in a ratio of at most 100$"
+    with pytest.raises(ValueError, match=expected):
+        processor.encode_images([narrow], 1)
+    assert tiny_processor().encode_images([narrow], 1)["pixel_values"].shape[0] == 1

@@ -207,3 +207,19 @@ def test_an_override_of_the_papers_switch_wins():
 def test_the_papers_switch_refuses_an_unknown_task():
     with pytest.raises(ValueError, match=r"task: got 'tagging', expected one of .*relation"):
         HMGRLConfig.paper("tagging")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature_init": 0.005}, "temperature_init: got 0.005, expected 0.01 or more"),
+        (
+            {"learnable_curvature": True, "squared_radius": 20.0},
+            "squared_radius: got 20.0 with learnable_curvature, expected a number from 0.1 to 10",
+        ),
+    ],
+)
+def test_initial_values_beyond_their_bound_are_refused(settings, message):
+    with pytest.raises(Exception, match=message):
+        tiny_config(**settings)
+    assert tiny_config(temperature_init=0.01, squared_radius=20.0).squared_radius == 20.0

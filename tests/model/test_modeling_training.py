@@ -110,3 +110,13 @@ def test_calibration_takes_gamma_off_the_seen_labels():
     integers = score(model, batch, seen_mask=batch["seen_mask"].long())
     assert torch.equal(integers.calibrated_logits, output.calibrated_logits)
     assert torch.equal(integers.loss_terms["classification"], output.loss_terms["classification"])
+
+
+def test_the_first_gradient_of_projected_images_is_bounded_without_a_bottleneck():
+    """They are initialised to 0, where a normalisation has no gradient of ordinary size."""
+    norms = {}
+    for bottleneck in ("variational", "none"):
+        model = tiny_model(bottleneck=bottleneck).train()
+        model(**tiny_batch()).loss.backward()
+        norms[bottleneck] = model.hmgrl.image_projection.weight.grad.norm().item()
+    assert 0 < norms["none"] < 1e4 * norms["variational"]

@@ -207,6 +207,8 @@ def test_a_shard_index_names_files_of_its_folder(tmp_path):
         index.write_text(json.dumps(content))
         with pytest.raises(ValueError, match="expected a file of the same folder"):
             tiny_model().from_pretrained(folder)
+        with pytest.raises(ValueError, match="expected a file of the same folder"):
+            HMGRLForZeroShotTyping.from_pretrained(pretrained_model_name_or_path=folder)
     index.write_text('{"weight_map": []}')
     with pytest.raises(ValueError, match="expected JSON with a weight_map"):
         tiny_model().from_pretrained(folder)
