@@ -18,6 +18,7 @@ from tiny_world import LABELS, SEEN, tiny_model, tiny_processor
 
 ROOT = Path(__file__).parents[2]
 WAIT = 30  # seconds; most waits end within one
+expect.set_options(timeout=1000 * WAIT)
 
 
 class Server:
@@ -181,6 +182,28 @@ class Visit:
         self.page.mouse.down()
         self.page.mouse.move(*self.place(last, "end"), steps=5)
         self.page.mouse.up()
+
+    def mark_word(self, word, expected=None):
+        """Double-clicks a word until it is marked.
+
+        The page handles an edit and a selection one after the other, so a selection in the
+        moment of the edit, which no hand makes, may be lost.
+        """
+        self._until_marked(lambda: self.double_click(word), expected or word)
+
+    def mark_words(self, first, last, expected):
+        """Drags over words until they are marked."""
+        self._until_marked(lambda: self.drag(first, last), expected)
+
+    def _until_marked(self, select, expected):
+        deadline = time.monotonic() + WAIT
+        while True:
+            select()
+            try:
+                return expect(self.marks).to_have_text(expected, timeout=3000)
+            except AssertionError:
+                if time.monotonic() > deadline:
+                    raise
 
     def no_labels(self):
         self.page.get_by_role("button", name="No labels").click()
