@@ -61,9 +61,9 @@ def add_source_arguments(parser: argparse.ArgumentParser, *others: str) -> None:
     add(
         "--label-text",
         choices=get_args(LabelText),
-        default="raw",
-        help="label text to encode: label names, names in words, relations in three parts "
-        '("head; relation; tail"), or descriptions',
+        help="label text to encode: label names (raw), names in words (verbalised), relations in "
+        'three parts ("head; relation; tail"), or descriptions (default: auto, parts where a '
+        "name defines them and words otherwise)",
     )
     add(
         "--label-descriptions",
@@ -104,6 +104,7 @@ def source_choices(arguments: argparse.Namespace) -> dict[str, Any]:
         "on_error",
     )
     choices = {name: getattr(arguments, name) for name in names}
+    choices["label_text"] = choices["label_text"] or "auto"
     if arguments.partition is not None:
         choices |= read_partition(arguments.partition)
     return choices

@@ -193,7 +193,7 @@ def load_gzs(
             the lists `seen`, `validation_unseen`, `test_unseen` themselves, or WikiDiverse's
             `rotation` (by default the groups are as equal as possible: MNRE 8, 7, 7);
             `group_by="both"`, so that no sentence and no image occurs in two splits;
-            `label_text="verbalised"`, `"parts"` or `"described"`, to represent labels in words;
+            `label_text="raw"`, `"verbalised"`, `"parts"` or `"described"`, instead of `"auto"`;
             `on_error="report"`, to skip and count invalid records.
 
     Returns:

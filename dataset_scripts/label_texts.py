@@ -7,11 +7,12 @@ own labels. The choice is recorded with the splits, because it affects every sco
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
 
-LabelText = Literal["raw", "verbalised", "parts", "described"]
+LabelText = Literal["auto", "raw", "verbalised", "parts", "described"]
 
 CLAUSES: MappingProxyType[str, str] = MappingProxyType(
     {
@@ -173,6 +174,22 @@ def split_clause(label: str) -> str:
     return "; ".join([words[0], " ".join(words[1:-1]), words[-1]])
 
 
+def recommended_text(label: str) -> str:
+    """Returns a relation in three parts if its name defines them, and any other label in words.
+
+    Args:
+        label: E.g. `"/per/org/member_of"`, `"person; plays for; team"` or `"MilitaryConflict"`.
+
+    Returns:
+        E.g. "person; is a member of; organization", the name as it is, or "military conflict".
+    """
+    if len(parts := label.split(";")) == 3 and all(part.strip() for part in parts):
+        return label
+    if label in CLAUSES or re.fullmatch(r"(/[^/]*[^/_\s][^/]*){3}", label):
+        return split_clause(label)
+    return verbalise(label)
+
+
 def make_label_texts(
     labels: Sequence[str],
     choice: LabelText,
@@ -183,7 +200,8 @@ def make_label_texts(
 
     Args:
         labels: Label names.
-        choice: `"raw"`, `"verbalised"`, `"parts"` or `"described"`.
+        choice: `"raw"`, `"verbalised"`, `"parts"`, `"described"`, or `"auto"` for
+            :func:`recommended_text`; labels that would then have the same text keep their names.
         source: Name of the source, for which the package may contain descriptions.
         descriptions: The caller's descriptions, which take precedence.
 
@@ -191,7 +209,11 @@ def make_label_texts(
         ValueError: If a label has no description or cannot be divided into parts, or two labels
             have the same text.
     """
-    if choice == "raw":
+    if choice == "auto":
+        texts = {label: recommended_text(label) for label in labels}
+        uses = Counter(texts.values())
+        texts = {label: text if uses[text] == 1 else label for label, text in texts.items()}
+    elif choice == "raw":
         texts = {label: label for label in labels}
     elif choice == "verbalised":
         texts = {label: verbalise(label) for label in labels}

@@ -41,8 +41,9 @@ class SourceOptions:
         rotation: One of the three fixed partitions of WikiDiverse's types, instead of a random one.
         group_by: Keep records that share a sentence (`"text"`), an image (`"image"`) or either
             (`"both"`) in one split; `"none"` is the paper's protocol.
-        label_text: Represent labels by their names, by words, by clauses in parts, or by
-            descriptions.
+        label_text: Represent labels by their names (`"raw"`), in words (`"verbalised"`), by clauses
+            in parts (`"parts"`) or by descriptions (`"described"`); `"auto"` divides relations
+            whose names define head, relation and tail, and takes words for all other labels.
         label_descriptions: Description of each label, or a JSON file of such an object.
         joiner: Separator between the tokens of tagged files: a space, nothing (for text tagged by
             character), or `"auto"`, which infers it from the tokens.
@@ -67,7 +68,7 @@ class SourceOptions:
     test_unseen: Sequence[str] | None = None
     rotation: int | None = None
     group_by: GroupBy = "none"
-    label_text: LabelText = "raw"
+    label_text: LabelText = "auto"
     label_descriptions: Mapping[str, str] | str | None = None
     joiner: Joiner = "auto"
     on_error: OnError = "raise"

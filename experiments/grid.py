@@ -36,21 +36,18 @@ SCORINGS: dict[str, dict[str, Any]] = {
         "score_function": "dot",
         "classification_loss": "ranking",
         "projection_init": "random",
+        "label_parts": False,
+        "weight_unseen": 0.1,
+        "weight_alignment": 0.1,
+        "generator_samples": 0,
     },
-    # as recommended: cosine with a learned temperature, cross-entropy, verbalised labels, and
-    # projections initialised to plain label similarity
-    "corrected": {},
-    # the same, with relations compared by parts: head, relation and tail
-    "parts": {"label_parts": True},
+    # cosine with a learned temperature, cross-entropy, verbalised labels, and projections
+    # initialised to plain label similarity
+    "corrected": {"label_parts": False},
+    # the defaults of the package: relations compared by parts (head, relation and tail)
+    "parts": {},
 }
-"""Settings of every method for three variants of scoring."""
-
-
-RECIPES: dict[str, dict[str, Any]] = {
-    # selected on validation of the splits 100 to 103, which no table reports
-    "hmgrl": {"weight_unseen": 1.0, "weight_alignment": 1.0, "generator_samples": 8}
-}
-"""Settings of a method that differ from its defaults, in all scorings except the published one."""
+"""Settings of every method, where it has the field, for three variants of scoring."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +119,9 @@ class Cell:
     @property
     def name(self) -> str:
         """Name of the cell's file."""
-        recipe = None if self.scoring == "published" else RECIPES.get(self.method)
         content = json.dumps(
-            asdict(self) | {"setting": asdict(SETTINGS[self.setting]), "recipe": recipe}
+            asdict(self)
+            | {"setting": asdict(SETTINGS[self.setting]), "settings": SCORINGS[self.scoring]}
         )
         digest = hashlib.sha256(content.encode()).hexdigest()[:8]
         parts = [self.source, self.method, self.scoring, self.setting]
@@ -246,12 +243,9 @@ def run_cell(cell: Cell, paths: Paths, keep: bool = False) -> dict[str, Any]:
 
 
 def _scoring(cell: Cell) -> dict[str, Any]:
-    """Settings of a cell's scoring; methods without support for label parts do not use them."""
-    settings = dict(SCORINGS[cell.scoring])
-    if cell.scoring != "published":
-        settings |= RECIPES.get(cell.method, {})
-    takes_parts = METHODS[cell.method].takes_label_parts
-    return settings if takes_parts else settings | {"label_parts": False}
+    """Settings of a cell's scoring that the method has."""
+    fields = METHODS[cell.method].config_class.field_names()
+    return {name: value for name, value in SCORINGS[cell.scoring].items() if name in fields}
 
 
 def _has_images(data: GZSData) -> bool:

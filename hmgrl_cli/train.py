@@ -210,6 +210,8 @@ def run(options: argparse.Namespace) -> None:
 
     configure_cpu()
     settings = parse_settings(options.set, options.method)
+    if options.label_text is None and options.source != "exported":
+        options.label_text = METHODS[options.method].config_class.label_text(options.paper)
     data = load_data(options)
     if int(os.environ.get("RANK", "0")) == 0:
         print(data.report.summary(), file=sys.stderr)

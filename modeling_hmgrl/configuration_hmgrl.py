@@ -9,6 +9,7 @@ from transformers.configuration_utils import SubConfigSpec
 from .hub import is_remote
 
 SHARED_PAPER_SETTINGS: dict[str, Any] = {
+    "label_parts": False,
     "score_function": "dot",
     "classification_loss": "ranking",
     "span_pooling": "marker",
@@ -27,6 +28,7 @@ PAPER_SETTINGS: dict[str, Any] = SHARED_PAPER_SETTINGS | {
     "contrast_function": "dot",
     "residual_bottleneck": False,
     "generator_draws": "averaged",
+    "generator_samples": 0,
     "generator_condition": "mention",
     "generator_input": "raw",
     "generator_kl_weight": 1.0,
@@ -71,7 +73,8 @@ class ZeroShotTypingConfig(PreTrainedConfig):
         label_parts: Whether a relation's label is compared by parts, as in RE-Matching: a text
             "head; relation; tail" gives an encoding of each part, and the head and tail of the
             label are compared with the head and tail of the sample. Any other text serves as a
-            whole for all three parts. False in the paper.
+            whole for all three parts. None, the default, means True for relations if the method
+            supports it; False in the paper.
         separator_id: Token id of ";", set together with the entity markers.
         dropout: Dropout before the two projections.
         ranking_margin: Margin of the ranking loss.
@@ -90,6 +93,8 @@ class ZeroShotTypingConfig(PreTrainedConfig):
     """
 
     model_type = ""
+    takes_label_parts = True
+    """Whether the method supports labels by parts."""
     keys_to_ignore_at_inference = [  # noqa: RUF012 - the form transformers' Trainer asks for
         "loss_terms", "calibrated_logits", "representation", "candidate_embeddings", "attention",
     ]  # fmt: skip
@@ -108,7 +113,7 @@ class ZeroShotTypingConfig(PreTrainedConfig):
     projection_init: Literal["similarity", "random"] = "similarity"
     squared_radius: float | int = 1.0
     projection_size: int | None = None
-    label_parts: bool = False
+    label_parts: bool | None = None
     separator_id: int | None = None
     dropout: float | int = 0.1
     ranking_margin: float | int = 1.0
@@ -121,6 +126,25 @@ class ZeroShotTypingConfig(PreTrainedConfig):
     seen_labels: list[str] | None = None
     generator_labels: list[str] | None = None
     label_texts: dict[str, str] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Resolves ``label_parts``, for which None is the recommended setting of the method."""
+        if self.label_parts is None:
+            self.label_parts = self.task == "relation" and self.recommends_label_parts()
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def label_text(cls, paper: bool = False) -> str:
+        """Kind of label text to train with, as of :class:`dataset_scripts.options.SourceOptions`.
+
+        Args:
+            paper: Whether the settings are those of the paper.
+        """
+        return "raw" if paper else "auto"
+
+    def recommends_label_parts(self) -> bool:
+        """Whether relations are compared by parts unless ``label_parts`` is set."""
+        return self.takes_label_parts
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -264,8 +288,8 @@ class HMGRLConfig(ZeroShotTypingConfig):
             :class:`variational.HVIB`); False in the paper.
         generator_draws: Whether the synthetic samples of a label are "averaged" before they are
             scored (paper) or "each" is scored separately.
-        generator_samples: Number of synthetic samples per label and step; 0 (paper) means the
-            batch size.
+        generator_samples: Number of synthetic samples per label and step; 0 means the batch size,
+            as in the paper.
         generator_condition: What HMCVAE is conditioned on when it learns from real samples: the
             "mention" (paper, eq. 9) or the encoding of the true "label", as during generation.
         generator_input: Whether HMCVAE encodes the "raw" representation (paper), which saturates
@@ -295,7 +319,7 @@ class HMGRLConfig(ZeroShotTypingConfig):
     bottleneck: Literal["variational", "none"] = "variational"
     residual_bottleneck: bool = True
     generator_draws: Literal["each", "averaged"] = "each"
-    generator_samples: int = 0
+    generator_samples: int = 8
     generator_condition: Literal["label", "mention"] = "label"
     generator_input: Literal["normalized", "raw"] = "normalized"
     generator_kl_weight: float | int = 0.01
@@ -309,8 +333,12 @@ class HMGRLConfig(ZeroShotTypingConfig):
     weight_bottleneck: float | int = 0.001
     weight_contrastive: float | int = 0.1
     weight_cvae: float | int = 1.0
-    weight_unseen: float | int = 0.1
-    weight_alignment: float | int = 0.1
+    weight_unseen: float | int = 1.0
+    weight_alignment: float | int = 1.0
+
+    def recommends_label_parts(self) -> bool:
+        """As for all methods, unless the generator is conditioned on mentions, as in the paper."""
+        return self.generator_condition == "label"
 
     @classmethod
     def paper_settings(cls, task: str) -> dict[str, Any]:

@@ -285,7 +285,7 @@ class HMGRLForZeroShotTyping(ZeroShotTypingModel):
             config.hmcvae_layer,
             wrapped=config.latent == "wrapped_normal",
             normalize=config.generator_input == "normalized",
-            parts=config.label_parts,
+            parts=bool(config.label_parts),
             translation=config.hyperbolic_translation,
             c=config.squared_radius,
         )

@@ -40,8 +40,6 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
     """Tasks that the method supports."""
     processor_settings: dict[str, Any] = {}  # noqa: RUF012 - read only
     """Arguments that its processor requires."""
-    takes_label_parts = True
-    """Whether the method supports labels by parts (``config.label_parts``)."""
     uses_generator_labels = False
     """Whether training uses labels without samples, for which a generator makes synthetic ones."""
     noise: dict[str, Tensor] = {}  # noqa: RUF012 - read only

@@ -21,6 +21,7 @@ from .entity_markers import MarkedText, short_repr
 from .hub import TASK, save_pipeline_code
 from .label_cache import LabelCache
 from .pipeline_inputs import Candidates, Failure, Query, make_candidates, make_query, undecoded
+from .pooling import warn_of_unsplit_texts
 from .ranking import Prediction, best_labels, first_occurrences, to_predictions
 
 LOOKAHEAD = 4
@@ -107,6 +108,7 @@ class ZeroShotTypingPipeline(Pipeline):
         self.parse_call(defaults)
         self._last_candidates: tuple[Any, Candidates] | None = None
         self.label_cache = LabelCache(model, processor)
+        self._reported_texts: set[str] = set()
 
     def parse_call(self, given: Mapping[str, Any]) -> Call:
         """Validates the options of a call and adds the defaults of the pipeline.
@@ -334,6 +336,8 @@ class ZeroShotTypingPipeline(Pipeline):
         """Label vectors (K, d_p), and which labels gamma is subtracted from, (K,)."""
         seen = set(self.model.config.seen_labels or () if call.seen is None else call.seen)
         show_progress = len(labels.texts) >= _PROGRESS_BAR_LABELS
+        if self.model.config.label_parts:
+            warn_of_unsplit_texts(labels.texts, self._reported_texts)
         vectors = self.label_cache.vectors(labels.texts, show_progress)
         return vectors, torch.tensor([name in seen for name in labels.names])
 

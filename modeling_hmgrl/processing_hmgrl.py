@@ -356,7 +356,7 @@ class HMGRLProcessor(ProcessorMixin):
         max_tokens = self.label_max_length - len(self._prefix) - len(self._suffix)
         truncated = [labels[i] for i in range(len(labels)) if len(ids[i]) > max_tokens]
         if truncated:
-            logger.warning(
+            logger.warning_once(
                 f"{len(truncated)} label texts were truncated to {self.label_max_length} tokens, "
                 f"such as {truncated[0][:80]!r}; increase label_max_length to keep them"
             )

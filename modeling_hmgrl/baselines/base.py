@@ -40,7 +40,7 @@ class Method(ZeroShotTypingModel):
             raise ValueError(
                 f"vision_config: {config.model_type} is a method of text alone, expected None"
             )
-        if config.label_parts and not self.takes_label_parts:
+        if config.label_parts and not config.takes_label_parts:
             raise ValueError(
                 f"label_parts: got True, expected False for {config.model_type}, which does not "
                 "compare labels by parts, or does so always"

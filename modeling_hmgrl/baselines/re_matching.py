@@ -35,6 +35,7 @@ class REMatchingConfig(ZeroShotTypingConfig):
     """
 
     model_type = "hmgrl-re-matching"
+    takes_label_parts = False  # it always compares parts
 
     task: Literal["typing", "relation"] = "relation"
     entity_share: float | int = 0.33
@@ -91,7 +92,6 @@ class REMatchingForZeroShotTyping(Method):
 
     config: REMatchingConfig
     uses_images = False
-    takes_label_parts = False  # it always compares parts
     tasks = ("relation",)
     _keep_in_fp32_modules_strict = [  # noqa: RUF012 - as in transformers
         "scorer", "context_score", "irrelevant_projection", "entity_map", "context_map",

@@ -36,12 +36,18 @@ class ZSSKAConfig(ZeroShotTypingConfig):
     """
 
     model_type = "hmgrl-zs-ska"
+    takes_label_parts = False
 
     task: Literal["typing", "relation"] = "relation"
     neighbours: int = 5
     word_temperature: float | int = 0.1
     weight_augmented: float | int = 0.5
     mask_token_id: int | None = None
+
+    @classmethod
+    def label_text(cls, paper: bool = False) -> str:
+        """Words, as the method writes them into its prompt."""
+        return "raw" if paper else "verbalised"
 
     @classmethod
     def paper_settings(cls, task: str) -> dict[str, Any]:
@@ -82,7 +88,6 @@ class ZSSKAForZeroShotTyping(Method):
     config: ZSSKAConfig
     uses_images = False
     uses_generator_labels = True
-    takes_label_parts = False
     tasks = ("relation",)
     processor_settings = {"prompt": True}  # noqa: RUF012 - read only
     _keep_in_fp32_modules_strict = ["scorer", "word_projection"]  # noqa: RUF012 - as in transformers

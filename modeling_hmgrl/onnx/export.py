@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from ..hub import public_name
-from ..pooling import masked_mean
+from ..pooling import masked_mean, pool_parts
 from ..storage import write_json
 from .modeling_onnx import (
     FORMAT_VERSION,
@@ -79,9 +79,14 @@ def _samples(
     return model.scorer.to_score_space(projected, model.hmgrl.curvature())
 
 
-def _label_encodings(model: Any, states: Tensor, attention_mask: Tensor) -> Tensor:
-    """Computes label encodings from text states."""
-    return masked_mean(states, attention_mask if model.config.mask_padding else None)
+def _label_encodings(
+    model: Any, states: Tensor, attention_mask: Tensor, input_ids: Tensor | None = None
+) -> Tensor:
+    """Computes label encodings from text states, by parts if token ids are given."""
+    mask = attention_mask if model.config.mask_padding else None
+    if input_ids is None:
+        return masked_mean(states, mask)
+    return pool_parts(states, input_ids, mask, model.config.separator_id)
 
 
 def _scores(model: Any, samples: Tensor, vectors: Tensor) -> Tensor:
@@ -113,7 +118,7 @@ def export_onnx(
     only training requires are omitted.
 
     Args:
-        model: A :class:`HMGRLForZeroShotTyping` with ``label_parts=False``; it is not modified.
+        model: A :class:`HMGRLForZeroShotTyping`; it is not modified.
         processor: Its processor.
         folder: Output folder, created if it does not exist; an existing export is replaced.
         opset: Version of the ONNX operators, 18 or later.
@@ -124,7 +129,7 @@ def export_onnx(
 
     Raises:
         ImportError: If onnx, onnxscript or, for ``quantize``, onnxruntime is missing.
-        ValueError: If the model is of another method or compares labels by parts, the folder holds
+        ValueError: If the model is of another method, the folder holds
             a model of torch, the opset is too old, or an encoder is too large for one file.
 
     Examples:
@@ -160,7 +165,7 @@ def export_onnx(
     examples, dims = _examples(model, processor), _dims(model, processor)
     images = model.hmgrl.vision_model is not None
     for name in graph_names(images):
-        inputs = graph_inputs(name, images)
+        inputs = graph_inputs(name, images, model.config.label_parts)
         target = folder / f"{name}.onnx"
         program = _export(
             _Graph(model, _STEPS[name]).eval(),
@@ -219,11 +224,6 @@ def _check_method(config: Any) -> None:
             f"model: got the method {config.model_type!r}, expected 'hmgrl'; the export does not "
             "support other methods"
         )
-    if config.label_parts:
-        raise ValueError(
-            "model: compares labels by parts (label_parts), expected label_parts=False, as the "
-            "graphs do not receive the token ids that separate the parts"
-        )
 
 
 def _require(*names: str) -> None:
@@ -255,11 +255,11 @@ def _examples(model: Any, processor: Any) -> dict[str, dict[str, Tensor]]:
     states = torch.zeros(batch, tokens, config.text_width)
     mask = torch.ones_like(ids)
     spans = torch.tensor([[1, 3]]).expand(batch, config.num_spans, 2).clone()
-    encodings = torch.ones(labels, config.text_width)
+    encodings = torch.ones(labels, config.label_width)
     examples = {
         TEXT_ENCODER: {"input_ids": ids, "attention_mask": mask},
         "samples": {"states": states, "span_positions": spans, "attention_mask": mask},
-        "label_encodings": {"states": states, "attention_mask": mask},
+        "label_encodings": {"states": states, "attention_mask": mask, "input_ids": ids},
         "label_vectors": {"encodings": encodings},
     }
     with torch.no_grad():

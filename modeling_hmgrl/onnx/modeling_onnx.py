@@ -38,7 +38,7 @@ GRAPHS: dict[str, tuple[tuple[str, ...], str]] = {
         ("states", "span_positions", "attention_mask", "image_states", "image_mask"),
         "samples",
     ),
-    "label_encodings": (("states", "attention_mask"), "encodings"),
+    "label_encodings": (("states", "attention_mask", "input_ids"), "encodings"),
     "label_vectors": (("encodings",), "vectors"),
     "scores": (("samples", "vectors"), "logits"),
 }
@@ -53,9 +53,11 @@ _LEAST_ONNXRUNTIME = "1.24"
 _DTYPES = {"tensor(int64)": torch.long, "tensor(float)": torch.float, "tensor(bool)": torch.bool}
 
 
-def graph_inputs(name: str, images: bool) -> tuple[str, ...]:
-    """Inputs of a graph, for a model with or without images."""
+def graph_inputs(name: str, images: bool, parts: bool) -> tuple[str, ...]:
+    """Inputs of a graph, for a model with or without images and labels by parts."""
     names = GRAPHS[name][0]
+    if name == "label_encodings" and not parts:  # token ids say where a part ends
+        names = names[:-1]
     return names if images else tuple(one for one in names if not one.startswith("image_"))
 
 
@@ -128,7 +130,13 @@ class ONNXZeroShotTyping:
         # Graphs run in turn, each with its own threads, so that idle threads must not spin.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._sessions = {
-            name: _session(runtime, self._file(name), options, providers, self._images)
+            name: _session(
+                runtime,
+                self._file(name),
+                options,
+                providers,
+                graph_inputs(name, self._images, self.config.label_parts),
+            )
             for name in graph_names(self._images)
         }
         self._weights_key: str | None = None
@@ -269,7 +277,7 @@ class ONNXZeroShotTyping:
         return EncodedSamples(samples=self._run("samples", states=states, **inputs))
 
     def encode_labels(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Encodes labels as the mean of their token states.
+        """Encodes labels as the mean of their token states, or by parts.
 
         Args:
             input_ids: Token ids, shape (K, L).
@@ -290,7 +298,10 @@ class ONNXZeroShotTyping:
             input_ids.split(LABEL_CHUNK), attention_mask.split(LABEL_CHUNK), strict=True
         ):
             states = self._run(TEXT_ENCODER, input_ids=ids, attention_mask=mask)
-            parts.append(self._run("label_encodings", states=states, attention_mask=mask))
+            inputs = {"states": states, "attention_mask": mask}
+            if self.config.label_parts:
+                inputs["input_ids"] = ids
+            parts.append(self._run("label_encodings", **inputs))
         return torch.cat(parts)
 
     def prepare_labels(self, candidate_embeddings: Tensor) -> Tensor:
@@ -396,7 +407,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _session(runtime: Any, file: Path, options: Any, providers: Any, images: bool) -> Any:
+def _session(runtime: Any, file: Path, options: Any, providers: Any, inputs: Any) -> Any:
     """Loads a graph and checks its inputs and its output."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file, expected all that export_onnx wrote")
@@ -405,7 +416,7 @@ def _session(runtime: Any, file: Path, options: Any, providers: Any, images: boo
     # onnxruntime's errors have no common base class.
     except Exception as error:
         raise ValueError(f"{file}: onnxruntime cannot use it ({str(error)[:500]})") from error
-    inputs, output = graph_inputs(file.stem, images), GRAPHS[file.stem][1]
+    output = GRAPHS[file.stem][1]
     got = [one.name for one in session.get_inputs()], [one.name for one in session.get_outputs()]
     if got != (list(inputs), [output]) or any(
         one.type not in _DTYPES for one in session.get_inputs()

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from ..metrics.gzs_scores import evaluate_scores
 from ..metrics.label_sets import LabelSets
+from ..pooling import warn_of_unsplit_texts
 from ..processing_hmgrl import HMGRLProcessor
 from ..reports.run_report import describe_run
 from .batching import Collator, by_length
@@ -72,6 +73,7 @@ class HMGRLEvaluator:
         self.prepared = prepare(self.model, processor, dict(splits), arguments, self.accelerator)
         self.use_images = self.prepared.use_images
         self.history: list[dict[str, Any]] = []
+        self._reported_texts: set[str] = set()
 
     def _check_labels(self, splits: Mapping[str, Any]) -> None:
         for split, data in splits.items():
@@ -114,7 +116,10 @@ class HMGRLEvaluator:
     def _label_inputs(self, labels: Any, prefix: str = "candidate") -> dict[str, torch.Tensor]:
         if not labels:
             return {}
-        encoded = self.processor.encode_labels(self.labels.texts_of(labels), prefix)
+        texts = self.labels.texts_of(labels)
+        if self.model.config.label_parts and self.accelerator.is_main_process:
+            warn_of_unsplit_texts(texts, self._reported_texts)
+        encoded = self.processor.encode_labels(texts, prefix)
         return {key: value.to(self.accelerator.device) for key, value in encoded.items()}
 
     @torch.no_grad()

@@ -60,7 +60,7 @@ class HMGRLTrainingArguments:
     batch_size: int = 32
     eval_batch_size: int = 64
     learning_rate: float = 2e-5
-    head_learning_rate: float = 1e-4
+    head_learning_rate: float = 5e-4
     weight_decay: float = 0.0
     warmup_ratio: float = 0.1
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -70,11 +70,11 @@ class HMGRLTrainingArguments:
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     balanced: bool = True
     metric: Literal["f1", "accuracy"] = "f1"
-    patience: int = 10
+    patience: int = 0
     seed: int = 0
     log_steps: int = 10
     tracker: str = "tensorboard"
-    feature_dir: str = ".cache/image_features"
+    feature_dir: str = ".cache/features"
     progress: bool = True
     compile: bool = False
     ema_decay: float = 0.0

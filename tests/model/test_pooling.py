@@ -11,10 +11,10 @@ from modeling_hmgrl.baselines import METHODS
 
 TEXTS = ["anna; feeds the hen; boris", "anna feeds boris", "hen; likes; anna"]
 WITH_PARTS = [
-    name for name, m in METHODS.items() if m.takes_label_parts and "relation" in m.tasks
+    n for n, m in METHODS.items() if m.config_class.takes_label_parts and "relation" in m.tasks
 ]  # fmt: skip
 WITHOUT = [
-    name for name, m in METHODS.items() if not m.takes_label_parts and "relation" in m.tasks
+    n for n, m in METHODS.items() if not m.config_class.takes_label_parts and "relation" in m.tasks
 ]  # fmt: skip
 
 
