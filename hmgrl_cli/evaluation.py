@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--feature-dir",
-        default=".cache/image_features",
+        default=".cache/features",
         metavar="FOLDER",
         help="folder in which states of frozen encoders are cached",
     )
