@@ -1,13 +1,17 @@
 """Relation labels compared by parts: head, tail and what lies between."""
 
+import json
+
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from tiny_world import tiny_batch, tiny_method, tiny_processor
 from torch.nn import functional as F
+from transformers.utils import logging
 
 from modeling_hmgrl import HMGRLConfig
 from modeling_hmgrl.baselines import METHODS
+from modeling_hmgrl.pooling import unsplit_texts, warn_of_unsplit_texts
 
 TEXTS = ["anna; feeds the hen; boris", "anna feeds boris", "hen; likes; anna"]
 WITH_PARTS = [
@@ -160,3 +164,39 @@ def test_one_decoder_serves_head_and_tail():
     other = model.hmcvae.generate(torch.cat([tail, head, context], dim=-1), 2, noise)
     width = model.config.text_width
     torch.testing.assert_close(one[..., width : 2 * width], other[..., 2 * width : 3 * width])
+
+
+def test_relations_are_compared_by_parts_unless_the_paper_or_the_method_says_otherwise():
+    assert HMGRLConfig(task="relation").label_parts is True
+    assert HMGRLConfig(task="typing").label_parts is False
+    assert HMGRLConfig.paper(task="relation").label_parts is False
+    assert HMGRLConfig(task="relation", generator_condition="mention").label_parts is False
+    assert HMGRLConfig(task="relation", label_parts=False).label_parts is False
+    for name in WITH_PARTS:
+        assert METHODS[name].config_class(task="relation").label_parts is True, name
+        assert METHODS[name].config_class.paper(task="relation").label_parts is False, name
+    for name in WITHOUT:
+        assert METHODS[name].config_class(task="relation").label_parts is False, name
+
+
+def test_what_is_saved_is_what_was_resolved(tmp_path):
+    for choice in (None, False):
+        HMGRLConfig(task="relation", label_parts=choice).save_pretrained(tmp_path)
+        content = json.loads((tmp_path / "config.json").read_text())
+        assert content["label_parts"] is (choice is None)
+        assert HMGRLConfig.from_pretrained(tmp_path).label_parts is (choice is None)
+
+
+def test_texts_that_were_meant_in_parts_are_reported_once(caplog):
+    logging.enable_propagation()
+    reported = set()
+    texts = ["person; leads; team", "plain words", "only; two", "a; b; c; d", "; b; c"]
+    assert unsplit_texts(texts) == ["only; two", "a; b; c; d", "; b; c"]
+    with caplog.at_level("WARNING", logger="modeling_hmgrl"):
+        warn_of_unsplit_texts(texts, reported)
+        warn_of_unsplit_texts([*texts, "new; one"], reported)
+        warn_of_unsplit_texts(["plain words"], reported)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert messages[0].startswith("label texts: 'only; two', 'a; b; c; d', '; b; c' compared as")
+    assert messages[1].startswith("label texts: 'new; one' compared as a whole")

@@ -31,6 +31,24 @@ def test_equal_for_texts_alone(text_model, exported_text):
     assert_equal(text_model, exported_text, [(1, False, 1), (2, False, 6), (7, False, 600)])
 
 
+def test_labels_by_parts_are_encoded_as_by_torch(text_model, exported_text):
+    assert text_model.config.label_parts, "the default for relations"
+    texts = ["anna; feeds the hen; boris", "anna feeds boris", "hen; likes; anna", "a; b"]
+    labels = processor_of(text_model).encode_labels(texts)
+    given = labels["candidate_input_ids"], labels["candidate_attention_mask"]
+    with torch.no_grad():
+        expected = text_model.encode_labels(*given)
+        vectors = text_model.prepare_labels(expected)
+    runner = ONNXZeroShotTyping.from_pretrained(exported_text, threads=1)
+    found = runner.encode_labels(*given)
+    assert found.shape == (4, text_model.config.label_width)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(runner.prepare_labels(found), vectors, rtol=1e-4, atol=1e-4)
+    head, tail, _ = found.chunk(3, dim=1)
+    assert not torch.allclose(head[0], tail[0])
+    assert torch.equal(head[1], tail[1]), "a text without parts is compared as a whole"
+
+
 @pytest.mark.parametrize(
     ("task", "settings"),
     [

@@ -101,13 +101,6 @@ def test_other_methods_are_refused(name, task, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_labels_by_parts_are_refused(tmp_path):
-    model = tiny_model("relation", label_parts=True)
-    with pytest.raises(ValueError, match=r"model: compares labels by parts \(label_parts\)"):
-        export_onnx(model, tiny_processor("relation"), tmp_path / "none")
-    assert not (tmp_path / "none").exists()
-
-
 def test_opset_that_torch_does_not_write(tmp_path):
     with pytest.raises(ValueError, match="opset: got 17, expected 18 or later"):
         export_onnx(tiny_model(), tiny_processor(), tmp_path / "none", opset=17)

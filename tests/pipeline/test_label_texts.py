@@ -186,3 +186,29 @@ def test_every_type_of_the_sample_is_described():
     texts = make_label_texts(names, "described", "sample")
     assert set(texts) == set(names)
     assert not any(name in text.split() for name, text in texts.items())
+
+
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [
+        ("/per/org/member_of", "person; is a member of; organization"),
+        ("/per/org/led_by", "person; led by; organization"),
+        ("person; plays for; team", "person; plays for; team"),
+        ("is the capital of", "is the capital of"),
+        ("/location/people", "location people"),
+        ("a; b", "a; b"),
+        ("ART_WORK", "art work"),
+        ("bird", "bird"),
+    ],
+)
+def test_the_recommended_text_has_parts_where_the_name_defines_them(label, text):
+    assert make_label_texts([label, "other"], "auto", "records")[label] == text
+
+
+def test_labels_of_equal_words_keep_their_names():
+    found = make_label_texts(["ART_WORK", "ArtWork", "bird"], "auto", "records")
+    assert found == {"ART_WORK": "ART_WORK", "ArtWork": "ArtWork", "bird": "bird"}
+
+
+def test_the_default_is_the_recommended_text():
+    assert SourceOptions().label_text == "auto"
