@@ -47,7 +47,9 @@ def states(model, batch):
 
 
 def test_proto_scores_mention_states_by_two_projections():
-    model = tiny_method("proto", "relation", score_function="dot", projection_init="random")
+    model = tiny_method(
+        "proto", "relation", score_function="dot", projection_init="random", label_parts=False
+    )
     batch, labels = inputs("relation"), random(3, 32)
     with torch.no_grad():
         mentions = model.encoders.mentions(states(model, batch), batch["span_positions"])
@@ -246,7 +248,8 @@ def test_mzet_knows_words_by_their_letters():
 
 
 def test_zs_bert_keeps_descriptions_where_they_are():
-    model, processor = tiny_method("zs_bert", "relation").train(), tiny_processor("relation")
+    model = tiny_method("zs_bert", "relation", label_parts=False).train()
+    processor = tiny_processor("relation")
     encoded = processor.encode_labels(LABELS[:3])
     tokens = (encoded["candidate_input_ids"], encoded["candidate_attention_mask"])
     before = model.encode_labels(*tokens)
@@ -264,7 +267,7 @@ def test_zs_bert_keeps_descriptions_where_they_are():
 
 
 def test_attribute_vectors_are_bounded():
-    model = tiny_method("zs_bert", "relation")
+    model = tiny_method("zs_bert", "relation", label_parts=False)
     with torch.no_grad():
         vector = model.encode(**inputs("relation")).representation
     assert vector.shape == (1, 32)

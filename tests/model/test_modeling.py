@@ -20,7 +20,7 @@ def test_shapes_and_terms(task, paper):
     spans, n = 1 if task == "typing" else 2, batch["input_ids"].shape[1]
     assert output.logits.shape == output.calibrated_logits.shape == (4, 4)
     assert output.representation.shape == (4, (spans + 2) * WIDTH)
-    assert output.candidate_embeddings.shape == (4, WIDTH)
+    assert output.candidate_embeddings.shape == (4, model.config.label_width)
     assert output.attention.shape == (4, n + 17)
     assert_close(output.attention.sum(1), torch.ones(4))
     assert set(output.loss_terms) == TERMS
@@ -135,7 +135,8 @@ def test_query_attention_starts_uniform_with_equal_shares():
 def test_the_untrained_score_is_the_plain_similarity(task, size):
     """Text alone: cosine of mean mention + mean token with the label, over the temperature."""
     temperature = 0.2
-    model = tiny_model(task, projection_size=size, temperature_init=temperature)
+    settings = {"label_parts": False, "projection_size": size}
+    model = tiny_model(task, temperature_init=temperature, **settings)
     batch = tiny_batch(task, images=False)
     with torch.no_grad():
         states = model.hmgrl.text_model(
@@ -186,7 +187,7 @@ def test_geodesic_scores_fall_with_the_distance():
 
 
 def test_given_noise_makes_training_repeatable():
-    model = tiny_model(dropout=0.0, freeze_text=True)
+    model = tiny_model(dropout=0.0, freeze_text=True, generator_samples=4)
     batch, generator = tiny_batch(), torch.Generator().manual_seed(0)
     n = batch["input_ids"].shape[1]
     shapes = {

@@ -106,7 +106,7 @@ def test_starts_are_the_ones_described():
     eye, none = torch.eye(32), torch.zeros(32, 32)
     assert torch.equal(scorer.sample_projection.weight, torch.cat([none, eye, eye], 1))
     assert torch.equal(scorer.label_projection.weight, eye)
-    relation = tiny_model("relation").scorer.sample_projection.weight
+    relation = tiny_model("relation", label_parts=False).scorer.sample_projection.weight
     assert torch.equal(relation, torch.cat([none, eye / 2, eye / 2, eye], 1))
     narrow = tiny_model(projection_size=8).scorer
     projection = narrow.label_projection.weight

@@ -62,7 +62,7 @@ def test_generator_labels_never_train_the_encoder_and_given_labels_may():
 def test_the_generator_is_conditioned_as_the_config_says():
     batch = tiny_batch()
     for condition in ("label", "mention"):
-        model = tiny_model(generator_condition=condition)
+        model = tiny_model(generator_condition=condition, generator_samples=5)
         seen = []
         decode = model.hmcvae.decode
         model.hmcvae.decode = lambda z, c, seen=seen, decode=decode: (
@@ -81,7 +81,7 @@ def test_the_generator_is_conditioned_as_the_config_says():
             else encoded.condition
         )
         assert_close(seen[0], expected)
-        assert seen[1].shape == (3, 4, WIDTH)  # U labels, as many draws as there are samples
+        assert seen[1].shape == (3, 5, WIDTH)  # U labels, five draws
 
 
 # --- candidates, calibration --------------------------------------------------------------------

@@ -160,7 +160,7 @@ def test_wrong_choices(tmp_path):
         SourceOptions(label_text="described", label_descriptions=str(tmp_path / "own.json"))
     with pytest.raises(FileNotFoundError, match="label_descriptions: no such file"):
         SourceOptions(label_text="described", label_descriptions=str(tmp_path))
-    with pytest.raises(ValueError, match="expected only with label_text='described', got 'raw"):
+    with pytest.raises(ValueError, match="expected only with label_text='described', got 'auto"):
         SourceOptions(label_descriptions=OWN)
 
 
