@@ -119,7 +119,7 @@ def test_splits_features_and_report(folder, tmp_path):
     assert sum(report["splits"]["test"].values()) == 16
     assert report["settings"]["seed"] == 3
     assert report["settings"]["protocol_version"] == protocol.PROTOCOL_VERSION
-    assert report["settings"]["label_text"] == "raw"
+    assert report["settings"]["label_text"] == "auto"
     assert data.label_texts == {label: label for label in RELATIONS}
     json.dumps(report)
 
