@@ -265,7 +265,7 @@ def _train(
         scoring | setting.model | dict(cell.changes),
         setting.paper,
     )
-    recipe = HMGRLTrainingArguments.paper(data.task) if setting.paper else {}
+    profile = HMGRLTrainingArguments.paper(data.task) if setting.paper else {}
     arguments = HMGRLTrainingArguments(
         **{
             "output_dir": str(_run_folder(cell, paths)),
@@ -273,7 +273,7 @@ def _train(
             "tracker": "none",
             "save_epochs": 0,
             "feature_dir": paths.cache,
-            **recipe,
+            **profile,
             **setting.arguments,
         }
     )

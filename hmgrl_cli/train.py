@@ -216,8 +216,8 @@ def run(options: argparse.Namespace) -> None:
     if int(os.environ.get("RANK", "0")) == 0:
         print(data.report.summary(), file=sys.stderr)
     given = {n: getattr(options, n) for n in HMGRLTrainingArguments.names() if n in options}
-    recipe = HMGRLTrainingArguments.paper(data.task) if options.paper else {}
-    arguments = HMGRLTrainingArguments(**{"output_dir": DEFAULT_FOLDER} | recipe | given)
+    profile = HMGRLTrainingArguments.paper(data.task) if options.paper else {}
+    arguments = HMGRLTrainingArguments(**{"output_dir": DEFAULT_FOLDER} | profile | given)
     labels = LabelSets.of(
         data.partition.seen,
         data.partition.validation_unseen,

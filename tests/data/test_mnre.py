@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dataset_scripts import GZSBuilder, RecordError, SourceOptions, load_gzs, protocol
-from dataset_scripts.label_texts import CLAUSES, verbalise
+from dataset_scripts.label_texts import CLAUSES, split_clause, verbalise
 from dataset_scripts.schema import Place
 from dataset_scripts.sources import mnre
 from dataset_scripts.sources.mnre import MAX_LINE_BYTES, read
@@ -120,7 +120,7 @@ def test_splits_features_and_report(folder, tmp_path):
     assert report["settings"]["seed"] == 3
     assert report["settings"]["protocol_version"] == protocol.PROTOCOL_VERSION
     assert report["settings"]["label_text"] == "auto"
-    assert data.label_texts == {label: label for label in RELATIONS}
+    assert data.label_texts == {label: split_clause(label) for label in RELATIONS}
     json.dumps(report)
 
 

@@ -75,7 +75,7 @@ def test_a_cell_is_named_by_all_that_it_depends_on(monkeypatch):
         grid.Cell("mnre", "hmgrl", 0, 0, label_text="raw"),
     ]
     names = {cell.name, *(other.name for other in others)}
-    monkeypatch.setitem(grid.RECIPES, "hmgrl", {"dropout": 0.3})
+    monkeypatch.setitem(grid.SCORINGS, "corrected", {"label_parts": False, "dropout": 0.3})
     names.add(cell.name)
     assert len(names) == 5
 
