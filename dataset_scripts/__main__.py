@@ -44,7 +44,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         "metavar": "SEED",
         "help": "seeds of the split; the source is read only once",
     }
-    report = add_command("report", "summarise a data set and its splits as JSON, figure and page")
+    report = add_command("report", "summarise a data set and its splits as JSON, page and figure")
     report.add_argument("--seeds", **seeds)
     report.add_argument(
         "--out", default="data-report", metavar="FOLDER", help="folder to write the report to"
@@ -89,7 +89,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run_command(arguments: argparse.Namespace) -> None:
-    """Runs the selected command."""
+    """Runs the selected command.
+
+    Raises:
+        ValueError: If options contradict each other, or the data are invalid.
+    """
+    if arguments.command == "export" and arguments.private and not arguments.push_to_hub:
+        raise ValueError("--private: expected only with --push-to-hub")
     choices = source_choices(arguments)
     if arguments.command == "convert":
         source = choices.pop("source")
@@ -100,14 +106,17 @@ def run_command(arguments: argparse.Namespace) -> None:
     for seed, gzs in data.items():
         print(f"seed {seed}\n{gzs.report.summary()}")
     if arguments.command == "report":
-        from .report.page import save_report  # noqa: PLC0415 - requires matplotlib
+        from .report.page import FIGURE_FILE, NO_FIGURE, save_report  # noqa: PLC0415 - only here
 
         for seed, gzs in data.items():
             folder = Path(arguments.out)
             if len(data) > 1:
                 folder /= f"seed-{seed}"
-            for path in save_report(gzs, folder, arguments.examples):
+            paths = save_report(gzs, folder, arguments.examples)
+            for path in paths:
                 print(f"Written: {path}")
+        if FIGURE_FILE not in {path.name for path in paths}:
+            print(NO_FIGURE)
         return
     named = {f"seed-{seed}": gzs for seed, gzs in data.items()}
     folder = export(

@@ -17,7 +17,7 @@ def convert(source: str, options: SourceOptions, path: str | Path) -> DataReport
     """Reads a source and writes its records, without splits, as JSON Lines.
 
     Images keep their names in the image folder. Images that the source itself contains (the
-    sample, Parquet) are written to a folder beside the file, `<name>_pictures`.
+    sample, Parquet) are written to a folder beside the file, `<name>_images`.
 
     Args:
         source: Name of the source, a key of `SOURCES`.
@@ -37,7 +37,7 @@ def convert(source: str, options: SourceOptions, path: str | Path) -> DataReport
     corpus = SourceReader(source, options).corpus
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    folder = target.with_name(f"{target.stem}_pictures")
+    folder = target.with_name(f"{target.stem}_images")
     with part.open("w", encoding="utf-8") as file:
         for record in datasets.utils.tqdm(corpus.records, desc="Writing", unit=" records"):
             values = {

@@ -25,7 +25,6 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         ValueError: If the data or an option about them are invalid.
         OSError: If files do not exist or cannot be written.
-        ImportError: If a library that the report requires is not installed.
     """
     try:
         run_command(options)

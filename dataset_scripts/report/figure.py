@@ -20,6 +20,11 @@ GROUP_COLOURS = {
     "test-unseen": "#BB5566",
 }
 
+NO_FIGURE = (
+    "The figure of the labels is omitted, because it requires matplotlib: "
+    'pip install "hmgrl[report]".'
+)
+
 DPI = 110
 _WIDTH = 11.0  # inches
 _ROW = 0.25
@@ -100,7 +105,7 @@ def draw_labels(data: GZSData) -> bytes:
     try:
         import matplotlib  # noqa: PLC0415
     except ImportError as error:
-        raise ImportError('the report requires matplotlib: pip install "hmgrl[report]"') from error
+        raise ImportError(NO_FIGURE) from error
 
     with matplotlib.rc_context(), warnings.catch_warnings():
         # The caller's style, e.g. of a dark notebook, must not affect this figure.

@@ -1,4 +1,4 @@
-"""The HTML page of a data report, with figure, tables and samples.
+"""The HTML page of a data report, with tables, samples and, given matplotlib, a figure.
 
 The page is a single file that loads nothing else. All data are escaped, and the
 Content-Security-Policy forbids scripts in any case.
@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING
 from ..corpus import Finding
 from ..files import write_atomically, write_json
 from ..protocol import SPLITS
-from .figure import GROUP_COLOURS, draw_labels, ordered_labels, report_title
+from .figure import GROUP_COLOURS, NO_FIGURE, draw_labels, ordered_labels, report_title
 from .samples import ROLES, Sample, choose_samples, mark_spans, thumbnail
 
 if TYPE_CHECKING:
     from ..builder import GZSData
+
+FIGURE_FILE = "labels.png"
 
 _OVERLAP_TEXT = (
     "How many samples of validation and test have a sentence or an image that also occurs in a "
@@ -97,36 +99,46 @@ mark.head.tail { background: linear-gradient(var(--head) 50%, var(--tail) 50%); 
 
 
 def save_report(data: GZSData, folder: str | Path, examples: int = 12) -> list[Path]:
-    """Writes report.json, labels.png and report.html, and returns their paths.
+    """Writes report.json, report.html and, if matplotlib is installed, labels.png.
 
-    The files depend on the data only. Nothing is written if one of them cannot be made.
+    The files depend on the data and on whether matplotlib is installed. Nothing is written if one
+    of them cannot be made.
 
     Args:
         data: The result of `load_gzs`.
-        folder: Folder of the files, created if necessary; existing files are replaced.
+        folder: Folder of the files, created if necessary; existing files are replaced. Without
+            matplotlib, an existing labels.png is deleted, as it would show other data.
         examples: Number of samples shown on the page, selected from all splits by their ids.
 
+    Returns:
+        The paths of the written files.
+
     Raises:
-        ImportError: If matplotlib is not installed.
         ValueError: If the number of examples is negative.
     """
     if examples < 0:
         raise ValueError(f"examples: expected 0 or more, got {examples}")
-    figure = draw_labels(data)
+    try:
+        figure: bytes | None = draw_labels(data)
+    except ImportError:
+        figure = None
     page = _page(data, figure, choose_samples(data.splits, examples))
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / name for name in ("report.json", "labels.png", "report.html")]
+    table, chart, html = (folder / name for name in ("report.json", FIGURE_FILE, "report.html"))
     values = {**data.report.to_dict(), "label_texts": data.label_texts}
-    write_json(folder, paths[0].name, values, ensure_ascii=False)
-    write_atomically(paths[1], figure)
+    write_json(folder, table.name, values, ensure_ascii=False)
     # A lone surrogate, which a file name may contain, has no UTF-8 encoding.
-    write_atomically(paths[2], page.encode("utf-8", "backslashreplace"))
-    return paths
+    write_atomically(html, page.encode("utf-8", "backslashreplace"))
+    if figure is None:
+        chart.unlink(missing_ok=True)
+        return [table, html]
+    write_atomically(chart, figure)
+    return [table, chart, html]
 
 
-def _page(data: GZSData, figure: bytes, samples: Sequence[Sample]) -> str:
+def _page(data: GZSData, figure: bytes | None, samples: Sequence[Sample]) -> str:
     title = report_title(data)
     # The style is allowed by its digest, so that the data cannot inject a style either.
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
@@ -155,10 +167,7 @@ def _page(data: GZSData, figure: bytes, samples: Sequence[Sample]) -> str:
 {_overlap(data.report.overlap)}
 <section>
 <h2>Labels</h2>
-<div class="wide" tabindex="0" role="region" aria-label="Figure of the labels">
-<img class="labels" src="data:image/png;base64,{base64.b64encode(figure).decode()}"
- alt="Bars: number of records of each label in train, validation and test, as in the table">
-</div>
+{_figure(figure)}
 {_labels(data)}
 </section>
 {_samples(data, samples)}
@@ -166,6 +175,15 @@ def _page(data: GZSData, figure: bytes, samples: Sequence[Sample]) -> str:
 </body>
 </html>
 """
+
+
+def _figure(figure: bytes | None) -> str:
+    if figure is None:
+        return f"<p>{escape(NO_FIGURE)}</p>"
+    return f"""<div class="wide" tabindex="0" role="region" aria-label="Figure of the labels">
+<img class="labels" src="data:image/png;base64,{base64.b64encode(figure).decode()}"
+ alt="Bars: number of records of each label in train, validation and test, as in the table">
+</div>"""
 
 
 def _table(

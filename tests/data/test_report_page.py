@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from dataset_scripts import load_gzs
+from dataset_scripts.__main__ import main
 from dataset_scripts.report.figure import (
     GROUP_COLOURS,
+    NO_FIGURE,
     _font_families,
     draw_labels,
     ordered_labels,
@@ -101,11 +103,30 @@ def test_json_is_for_reading(tmp_path):
     assert text.startswith('{\n  "source": "records"')
 
 
-def test_without_matplotlib_nothing_is_written(data, tmp_path, monkeypatch):
+def test_without_matplotlib_the_report_lacks_only_the_figure(data, tmp_path, monkeypatch):
+    whole = save_report(data, tmp_path / "out")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
+    paths = save_report(data, tmp_path / "out")
+    assert [path.name for path in paths] == ["report.json", "report.html"]
+    assert set((tmp_path / "out").iterdir()) == set(paths)
+    assert whole[0].read_bytes() == paths[0].read_bytes()
+    page = Page(paths[1].read_text(encoding="utf-8"))
+    assert page.text.count(NO_FIGURE) == 1
+    assert "img" not in page.tags
     with pytest.raises(ImportError, match=r'pip install "hmgrl\[report\]"'):
-        save_report(data, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        draw_labels(data)
+
+
+def test_the_command_says_what_the_figure_requires(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    load(tmp_path, [record(number) for number in range(40)])
+    out = tmp_path / "out"
+    main(["report", "--source", "records", "--data-dir", str(tmp_path / "data"),
+          "--out", str(out)])  # fmt: skip
+    printed = capsys.readouterr().out
+    assert printed.count(NO_FIGURE) == 1
+    assert f"Written: {out / 'report.html'}" in printed
+    assert (out / "report.html").is_file()
 
 
 def pixels_of(image, colour):

@@ -4,7 +4,10 @@ import importlib.util
 import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
+import tomllib
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 from accelerate.commands.launch import launch_command_parser
-from docs_world import NOT_RUN, ROOT, docs_world, extras, folder_for
+from docs_world import NOT_RUN, ROOT, docs_world, extras, folder_for, not_installed
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 from mkdocs.exceptions import PluginError
@@ -71,6 +74,9 @@ def world(tmp_path_factory):
         yield world
 
 
+FIRST_PAGES = ("README.md", "docs/install.md", "docs/tutorial.md")
+"""Pages whose code must run in the environment of `make quickstart`."""
+
 WITH_CODE = [page for page in PAGES if any(b.language in ("python", "bash") for b in blocks(page))]
 
 
@@ -80,6 +86,9 @@ WITH_CODE = [page for page in PAGES if any(b.language in ("python", "bash") for 
 def test_code_runs(page, world, tmp_path, monkeypatch):
     cwd = folder_for(world, tmp_path / "page")
     monkeypatch.chdir(cwd)
+    if page in FIRST_PAGES:
+        for module in not_installed():
+            monkeypatch.setitem(sys.modules, module, None)
     names = {"__name__": f"page:{page}"}
     found = blocks(page)
     for block, after in zip(found, [*found[1:], None], strict=True):
@@ -126,6 +135,56 @@ def run_bash(block, after, world, cwd):
 def test_a_fault_of_a_page_is_found(code, world):
     with pytest.raises(AssertionError):
         run_bash(Block("page", 1, "bash", code), None, world, world.base)
+
+
+def test_the_environment_of_the_first_pages_has_their_programs(world, tmp_path):
+    """What a page calls is in the environment that the page has activated before."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    for page in ("README.md", "docs/install.md"):
+        code = "\n".join(block.code for block in blocks(page) if block.language == "bash")
+        lines = code.splitlines()
+        active = next(n for n, line in enumerate(lines) if line.startswith("source .venv/bin/"))
+        assert lines[active - 1] == "make quickstart"
+        called = [
+            n for n, line in enumerate(lines) if re.search(r"(^|\| )(hmgrl|accelerate) ", line)
+        ]
+        assert all(n > active for n in called)
+    assert set(scripts) == {"hmgrl"}
+    assert {"matplotlib", "onnxruntime", "gradio", "optuna"} <= set(not_installed())
+
+
+def test_the_runner_of_pages_keeps_every_command(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```bash\nmake quickstart\nsource .venv/bin/activate\n```\n"
+        "```python\nx = 1\n```\n```text\nignored\n```\n```python\nprint(x, 'from python')\n```\n"
+        "```bash\nhmgrl data | cat\nhmgrl push --repo a/b\npip install x\nfalse\necho never\n```\n"
+    )
+    folder = tmp_path / "folder"
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / "encoders").mkdir()
+    for name, code in {
+        "hmgrl": 'echo "ran $*"',
+        "activate": f'PATH="{folder}/.venv/bin:$PATH"',
+        "python": f'exec "{sys.executable}" "$@"',
+    }.items():
+        file = folder / ".venv" / "bin" / name
+        file.write_text(f"#!/bin/bash\n{code}\n")
+        file.chmod(0o755)
+    command = [sys.executable, ROOT / "docs" / "run_pages.py", "--folder", folder, page]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.findall(r"^(?:ran|skipped|1|never).*", done.stdout, re.MULTILINE) == [
+        "ran train --source sample --epochs 4 --references --output-dir runs/quickstart "
+        "--text-encoder encoders/minilm --vision-encoder encoders/vit-s",
+        "1 from python",
+        "ran data",
+        "skipped: hmgrl push --repo a/b",
+        "skipped: pip install x",
+    ]
+    (folder / "encoders").rmdir()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "contains no encoders" in done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -204,7 +204,23 @@ def _check_pip(words):
 
 def _check_make(words):
     [target] = words
-    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
+    text = (ROOT / "Makefile").read_text()
+    assert re.search(rf"^{target}:", text, re.MULTILINE), target
+    if target == "quickstart":
+        folder = Path(re.search(r"^VENV \?= (\S+)$", text, re.MULTILINE)[1], "bin")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "activate").touch()
+
+
+def not_installed() -> list[str]:
+    """Modules of the extras for users that `make quickstart` does not install."""
+    known = extras()
+    names = {
+        extra: {Requirement(given).name for given in known[extra]}
+        for extra in ("report", "sweep", "onnx", "demo", "quickstart")
+    }
+    installed = names.pop("quickstart")
+    return sorted(set().union(*names.values()) - installed)
 
 
 def _check_torchrun(words):
@@ -349,4 +365,12 @@ def folder_for(world, folder: Path) -> Path:
     return folder
 
 
-__all__ = ["NOT_RUN", "ROOT", "Shell", "docs_world", "extras", "folder_for"]
+__all__ = [
+    "NOT_RUN",
+    "ROOT",
+    "Shell",
+    "docs_world",
+    "extras",
+    "folder_for",
+    "not_installed",
+]
