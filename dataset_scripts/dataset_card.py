@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from datasets import DatasetInfo
+from datasets import DatasetInfo, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
@@ -73,13 +73,17 @@ def make_card(
     configs: Mapping[str, GZSData],
     title: str | None,
     license: str,
+    sizes: Mapping[str, Mapping[str, int]],
 ) -> str:
     """Returns the text of README.md.
+
+    `datasets.load_dataset` compares the number of rows of each split with that of the card.
 
     Args:
         configs: The splits by name of their configuration, at least one.
         title: Title, or None to derive it from the source.
         license: Licence identifier of the Hub.
+        sizes: Size of each split of each configuration in memory, in bytes.
     """
     first_name, first = next(iter(configs.items()))
     task = _TASKS[first.task]
@@ -91,7 +95,18 @@ def make_card(
         tags=["generalized-zero-shot", "multimodal", task.replace(" ", "-"), "hmgrl"],
     )
     infos = DatasetInfosDict(
-        {name: DatasetInfo(features=gzs.splits["train"].features) for name, gzs in configs.items()}
+        {
+            name: DatasetInfo(
+                features=gzs.splits["train"].features,
+                splits=SplitDict(
+                    {
+                        split: SplitInfo(split, sizes[name][split], len(gzs.splits[split]))
+                        for split in SPLITS
+                    }
+                ),
+            )
+            for name, gzs in configs.items()
+        }
     )
     infos.to_dataset_card_data(data)
     MetadataConfigs(

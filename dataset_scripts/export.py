@@ -81,13 +81,15 @@ def export(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as part:
         new = Path(part) / target.name
+        sizes: dict[str, dict[str, int]] = {}
         for name, gzs in configs.items():
             (new / name).mkdir(parents=True)
-            for split in SPLITS:
-                rows = gzs.splits[split]
-                _write_split(rows, new / name, split, f"Writing {name}/{split}")
+            sizes[name] = {
+                split: _write_split(gzs.splits[split], new / name, split, f"Writing {name}/{split}")
+                for split in SPLITS
+            }
             write_json(new / name, OUTCOME_FILE, gzs.outcome())
-        card = make_card(configs, title, license)
+        card = make_card(configs, title, license, sizes)
         (new / "README.md").write_text(card, encoding="utf-8")
         if target.exists():
             target.replace(Path(part) / "replaced")  # deleted with the temporary folder
@@ -123,10 +125,15 @@ def _check_export(given: Path, target: Path) -> None:
         )
 
 
-def _write_split(rows: datasets.Dataset, folder: Path, split: str, what: str) -> None:
-    """Writes one split, including images, into as few files as the size limit allows."""
+def _write_split(rows: datasets.Dataset, folder: Path, split: str, what: str) -> int:
+    """Writes one split, including images, into as few files as the size limit allows.
+
+    Returns:
+        Its size in memory, in bytes.
+    """
     schema = rows.features.arrow_schema
     paths: list[Path] = []
+    total = 0
     writer: parquet.ParquetWriter | None = None
     try:
         for table in datasets.utils.tqdm(
@@ -138,6 +145,7 @@ def _write_split(rows: datasets.Dataset, folder: Path, split: str, what: str) ->
                 written = 0
             writer.write_table(table)
             written += table.nbytes
+            total += table.nbytes
             if written > _SHARD_BYTES:
                 writer.close()
                 writer = None
@@ -146,6 +154,7 @@ def _write_split(rows: datasets.Dataset, folder: Path, split: str, what: str) ->
             writer.close()
     for number, path in enumerate(paths):
         path.rename(folder / f"{split}-{number:05d}-of-{len(paths):05d}.parquet")
+    return total
 
 
 def _batches(rows: datasets.Dataset) -> Iterator[pa.Table]:
@@ -159,6 +168,9 @@ def push_export(
     folder: str | Path, repo_id: str, private: bool | None = None, token: str | None = None
 ) -> str:
     """Pushes an exported folder to the Hub in a single commit.
+
+    The commit also deletes the Parquet files of an earlier push of the same configurations, which
+    would otherwise be loaded together with the new ones.
 
     Args:
         folder: The folder.
@@ -183,6 +195,8 @@ def push_export(
         repo_id=repo_id,
         repo_type="dataset",
         folder_path=str(folder),
+        # Files that are uploaded again are not deleted.
+        delete_patterns=[f"{name}/{split}-*.parquet" for name in configs for split in SPLITS],
         commit_message=f"Generalized zero-shot splits: {', '.join(configs)}",
     )
     return commit.commit_url
@@ -209,8 +223,9 @@ def load_exported(
         The splits, the partition, the label texts and the report, as they were exported.
 
     Raises:
-        ValueError: If the configuration is unknown or ambiguous, the files are inconsistent, or an
-            image is a path or URL instead of its content.
+        ValueError: If the configuration is unknown or ambiguous, the files are inconsistent (such
+            as another number of rows than in the report), or an image is a path or URL instead of
+            its content.
         FileNotFoundError: If the folder or repository does not exist or was not written by
             `export`.
     """
@@ -223,7 +238,10 @@ def load_exported(
     if config is None or config not in known:
         raise ValueError(f"{path}: expected one of the configurations {known}, got {config!r}")
     outcome = _outcome(where, config, hub)
-    splits = datasets.load_dataset(where, config, cache_dir=cache_dir, **hub)
+    # The numbers of rows are checked below, with an error that says what was expected.
+    splits = datasets.load_dataset(
+        where, config, cache_dir=cache_dir, verification_mode="no_checks", **hub
+    )
     try:
         data = GZSData.of(splits, outcome)
     except (KeyError, TypeError, ValueError) as error:
@@ -237,6 +255,12 @@ def load_exported(
             f"{list(SPLITS)}, each with {list(expected)} and the labels of the partition"
         )
     for split, rows in splits.items():
+        reported = sum(data.report.splits[split].values())
+        if len(rows) != reported:
+            raise ValueError(
+                f"{path}, {config}/{split}: got {len(rows)} rows, expected {reported} as reported "
+                f"in {OUTCOME_FILE}; check for Parquet files of another export"
+            )
         _check_images(rows, f"{path}, {config}/{split}")
     return data
 

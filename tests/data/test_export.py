@@ -5,6 +5,7 @@ import json
 import datasets
 import pyarrow as pa
 import pytest
+from datasets.exceptions import NonMatchingSplitsSizesError
 from hub_server import HubServer
 from huggingface_hub import DatasetCard
 from PIL import Image
@@ -216,6 +217,41 @@ def test_push_to_the_hub_and_load(folder, tmp_path):
         )
 
 
+PLAIN = """
+import datasets
+datasets.disable_progress_bars()
+splits = datasets.load_dataset("me/data", "seed-1")
+print(sum(map(len, splits.values())))
+"""
+
+
+def test_a_push_deletes_the_shards_of_an_earlier_one(folder, data, tmp_path, monkeypatch):
+    with HubServer() as server:
+        monkeypatch.setattr(rooms, "_GROUP_ROWS", 4)
+        monkeypatch.setattr(rooms, "_SHARD_BYTES", 1)
+        named = {f"seed-{seed}": gzs for seed, gzs in data.items()}
+        server.run_client(PUSH, export(named, tmp_path / "parts"), tmp_path / "a")
+        assert len([name for name in server.files if name.startswith("seed-1/test-")]) > 1
+        repository = server.repositories["me/data"]
+        repository.commit("main", {**server.files, "notes.txt": b"mine"}, "foreign")
+        server.run_client(PUSH, folder, tmp_path / "b")
+        local = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+        assert set(server.files) - {".gitattributes"} == local | {"notes.txt"}
+        assert len(server.commits) == 3
+        assert server.run_client(PLAIN, folder, tmp_path / "c") == "40"
+
+
+def test_a_stale_shard_is_named_and_not_loaded(data, tmp_path):
+    folder = export(data[0], tmp_path / "stale")
+    [shard] = (folder / "default").glob("test-*.parquet")
+    rows = len(data[0].splits["test"])
+    (folder / "default" / "test-00000-of-00002.parquet").write_bytes(shard.read_bytes())
+    with pytest.raises(ValueError, match=rf"default/test: got {2 * rows} rows, expected {rows} as"):
+        load_exported(str(folder), cache_dir=str(tmp_path / "c"))
+    with pytest.raises(NonMatchingSplitsSizesError):
+        datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "d"))
+
+
 def test_command_line(source, tmp_path, capsys):
     out = tmp_path / "shared"
     main(["export", "--source", "records", "--data-dir", str(source), "--out", str(out),
@@ -233,7 +269,7 @@ def test_convert_and_read_again(source, tmp_path, capsys):
     main(["convert", "--source", "sample", "--out", str(sample)])
     assert "3,218 records in, 3,218 out" in capsys.readouterr().out
     here = load_gzs(cache_dir=str(tmp_path / "c"))
-    pictures = str(tmp_path / "sample_pictures")
+    pictures = str(tmp_path / "sample_images")
     back = load_gzs("records", str(sample), pictures, cache_dir=str(tmp_path / "c"))
     assert back.report.images == here.report.images
     for split, rows in here.splits.items():
