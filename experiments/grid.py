@@ -1,9 +1,11 @@
 """The grid of the comparison: each cell is one method on one split, stored as one JSON file.
 
-Existing cells are not run again, so an interrupted grid can be resumed. gamma is selected on
-validation; the best gamma on test is reported as "oracle" and not used.
+Existing cells are not run again, so an interrupted grid can be resumed. The name of a file contains
+a digest of everything that the result depends on: data, images, settings, encoders and code. gamma
+is selected on validation; the best gamma on test is reported as "oracle" and not used.
 """
 
+import ast
 import hashlib
 import json
 import shutil
@@ -11,14 +13,20 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import datasets
 from accelerate.utils import set_seed
 from tqdm.auto import tqdm
+from transformers import AutoConfig
 
-from dataset_scripts import GZSData, load_gzs
+import dataset_scripts
+import hmgrl_cli.train
+import modeling_hmgrl
+from dataset_scripts import SPLITS, GZSData, load_gzs
+from dataset_scripts.files import content_digest
 from hmgrl_cli.train import make_model
 from modeling_hmgrl import HMGRLTrainer, HMGRLTrainingArguments
 from modeling_hmgrl.baselines import METHODS, label_similarity, majority
@@ -117,17 +125,6 @@ class Cell:
     changes: tuple[tuple[str, Any], ...] = ()
 
     @property
-    def name(self) -> str:
-        """Name of the cell's file."""
-        content = json.dumps(
-            asdict(self)
-            | {"setting": asdict(SETTINGS[self.setting]), "settings": SCORINGS[self.scoring]}
-        )
-        digest = hashlib.sha256(content.encode()).hexdigest()[:8]
-        parts = [self.source, self.method, self.scoring, self.setting]
-        return f"{'-'.join(parts)}-split{self.split}-seed{self.seed}-{digest}"
-
-    @property
     def effective_label_text(self) -> str:
         """Text that represents a label, with the default resolved."""
         if self.label_text is not None:
@@ -165,8 +162,96 @@ def _data(source: str, split: int, label_text: str, paths: Paths) -> GZSData:
     return load_gzs(source, paths.data_dir, paths.image_dir, seed=split, **options)
 
 
+def dependencies(cell: Cell, paths: Paths) -> dict[str, Any]:
+    """Returns everything that the result of a cell depends on, as JSON values."""
+    setting = SETTINGS[cell.setting]
+    data, images = _data_digest(cell.source, cell.split, cell.effective_label_text, paths)
+    return {
+        "cell": json.loads(json.dumps(asdict(cell))),
+        "setting": asdict(setting),
+        "scoring": SCORINGS[cell.scoring],
+        "data": data,
+        "images": images,
+        "text_encoder": _encoder_digest(setting.text),
+        "vision_encoder": _encoder_digest(setting.vision) if images and setting.vision else None,
+        "code": _code_digest(),
+    }
+
+
+def name_of(cell: Cell, paths: Paths) -> str:
+    """Returns the name of a cell's file, which contains a digest of :func:`dependencies`."""
+    content = json.dumps(dependencies(cell, paths), sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:12]
+    return f"{_prefix(cell)}-{digest}"
+
+
+def _prefix(cell: Cell) -> str:
+    parts = [cell.source, cell.method, cell.scoring, cell.setting]
+    return f"{'-'.join(parts)}-split{cell.split}-seed{cell.seed}"
+
+
+@lru_cache(maxsize=256)
+def _data_digest(source: str, split: int, label_text: str, paths: Paths) -> tuple[str, bool]:
+    """Returns a digest of the rows, images and label texts, and whether there are images."""
+    data = _data(source, split, label_text, paths)
+    digest = hashlib.sha256()
+    for name in SPLITS:
+        for row in data.splits[name].cast_column("image", datasets.Image(decode=False)):
+            image = row["image"]
+            if image is not None:
+                stored, path = image["bytes"], image["path"]
+                image = _file_digest(path) if stored is None else hashlib.sha256(stored).hexdigest()
+            digest.update(json.dumps({**row, "image": image}).encode())
+    rest = [data.task, asdict(data.partition), data.label_texts]
+    digest.update(json.dumps(rest, sort_keys=True).encode())
+    return digest.hexdigest(), _has_images(data)
+
+
+@cache
+def _file_digest(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def _encoder_digest(name: str) -> str | None:
+    """Returns a digest of the files of a folder, or the commit of a name on the Hub."""
+    if Path(name).is_dir():
+        return content_digest(path for path in Path(name).iterdir() if path.is_file())
+    return AutoConfig.from_pretrained(name)._commit_hash
+
+
+@lru_cache(maxsize=1)
+def _code_digest() -> str:
+    """Returns a digest of the code that trains and evaluates, without comments and docstrings."""
+    packages = (
+        Path(package.__file__ or "").parent for package in (modeling_hmgrl, dataset_scripts)
+    )
+    files = [path for package in packages for path in sorted(package.rglob("*.py"))]
+    files += [Path(hmgrl_cli.train.__file__), Path(__file__)]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.parent.name}/{file.name}".encode())
+        digest.update(_code_of(file.read_text(encoding="utf-8")).encode())
+    return digest.hexdigest()
+
+
+def _code_of(text: str) -> str:
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [
+                part
+                for part in node.body
+                if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))
+            ]
+    return ast.dump(tree)
+
+
 def run_cells(cells: Iterable[Cell], paths: Paths) -> list[dict[str, Any]]:
     """Runs the missing cells and returns all of them.
+
+    Results of the same cells with other data, settings, encoders or code are not used.
 
     Args:
         cells: The cells.
@@ -180,10 +265,25 @@ def run_cells(cells: Iterable[Cell], paths: Paths) -> list[dict[str, Any]]:
     for cell in tqdm(wanted, desc="Cells", unit="cell"):
         path = _report_path(cell, paths)
         if not path.is_file():
-            tqdm.write(cell.name, file=sys.stderr)
+            if others := _other_results(cell, paths):
+                tqdm.write(
+                    f"not used, as data, settings, encoders or code differ: {', '.join(others)}",
+                    file=sys.stderr,
+                )
+            tqdm.write(path.stem, file=sys.stderr)
             _run_and_write(cell, paths)
         found.append(json.loads(path.read_text(encoding="utf-8")))
     return found
+
+
+def _other_results(cell: Cell, paths: Paths) -> list[str]:
+    """Returns the files of the same cell under other conditions."""
+    own = json.loads(json.dumps(asdict(cell)))
+    return [
+        path.name
+        for path in sorted(paths.out.glob(f"{_prefix(cell)}-*.json"))
+        if json.loads(path.read_text(encoding="utf-8")).get("cell") == own
+    ]
 
 
 def train_and_keep(cell: Cell, paths: Paths) -> Path:
@@ -200,15 +300,16 @@ def train_and_keep(cell: Cell, paths: Paths) -> Path:
 
 def _run_and_write(cell: Cell, paths: Paths, keep: bool = False) -> None:
     paths.out.mkdir(parents=True, exist_ok=True)
-    write_json(_report_path(cell, paths), run_cell(cell, paths, keep))
+    report = {**run_cell(cell, paths, keep), "depends_on": dependencies(cell, paths)}
+    write_json(_report_path(cell, paths), report)
 
 
 def _report_path(cell: Cell, paths: Paths) -> Path:
-    return paths.out / f"{cell.name}.json"
+    return paths.out / f"{name_of(cell, paths)}.json"
 
 
 def _run_folder(cell: Cell, paths: Paths) -> Path:
-    return paths.out / "runs" / cell.name
+    return paths.out / "runs" / name_of(cell, paths)
 
 
 def run_cell(cell: Cell, paths: Paths, keep: bool = False) -> dict[str, Any]:

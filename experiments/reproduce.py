@@ -4,19 +4,20 @@
     python experiments/reproduce.py --figure 5a --task met --seeds 1 2 3
     python experiments/reproduce.py --table parity --task met --seeds 1 2 3
 
-Each cell of the grid is stored as one JSON file; the same command resumes an interrupted grid.
-Tables are printed and written as Markdown, figures as PNG; figure 6 shows the model of the first
-seed, drawn by draw_representations.py. `--setting paper` uses BERT-base, ViT-B/16-384 and the
-authors' settings, and requires a GPU.
+Each cell of the grid is stored as one JSON file; the same command resumes an interrupted grid, and
+cells of other data, settings, encoders or code are not reused. Tables are printed and written as
+Markdown, figures as PNG, with source, methods and seeds in the names of the files; figure 6 shows
+the model of the first seed, drawn by draw_representations.py. `--setting paper` uses BERT-base,
+ViT-B/16-384 and the authors' settings, and requires a GPU.
 """
 
 import argparse
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import draw_representations
 from comparison import paired_test, table, values
-from figures import draw_bars, draw_curves, draw_surface
 from grid import SCORINGS, SETTINGS, Cell, Paths, run_cells, train_and_keep
 
 SOURCES = {"mre": "mnre", "met": "sample"}
@@ -130,7 +131,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _cells(arguments: argparse.Namespace, method: str, **options: Any) -> list[Cell]:
-    source = arguments.source or SOURCES[arguments.task]
+    source = _source(arguments)
     options = {"setting": arguments.setting, **options}
     return [Cell(source, method, seed, seed, **options) for seed in arguments.seeds]
 
@@ -155,8 +156,21 @@ def _image_note(reports: list[dict[str, Any]]) -> str:
     return f"Images: {counts}."
 
 
+def _source(arguments: argparse.Namespace) -> str:
+    return arguments.source or SOURCES[arguments.task]
+
+
+def _seeds(seeds: list[int]) -> str:
+    """Formats seeds, consecutive ones as a range."""
+    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]}-{seeds[-1]}"
+    return "+".join(map(str, seeds))
+
+
 def _path(arguments: argparse.Namespace, what: str, suffix: str) -> Path:
-    parts = [what, arguments.task, arguments.setting, *arguments.scoring]
+    """Names an output by all that selects its content, so that no run overwrites another one's."""
+    parts = [what, arguments.task, _source(arguments), arguments.setting, *arguments.scoring]
+    parts += [*(arguments.methods or []), f"seeds{_seeds(arguments.seeds)}"]
     return arguments.out / f"{'-'.join(parts)}{suffix}"
 
 
@@ -234,23 +248,11 @@ def draw_figure_6(arguments: argparse.Namespace) -> None:
     draw_representations.main(command)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Makes the requested table or figure."""
-    arguments = _parse(argv)
-    if len(arguments.scoring) > 1 and arguments.table != "1":
-        raise SystemExit("--scoring: got several, expected one except with --table 1")
-    if arguments.table == "parity" and arguments.setting != "frozen":
-        raise SystemExit(f"--setting: got {arguments.setting}, expected frozen with --table parity")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    if arguments.table == "1":
-        make_table_1(arguments)
-    elif arguments.table == "2":
-        make_settings_table(arguments, "table2", ABLATIONS, "HMGRL")
-    elif arguments.table == "parity":
-        make_settings_table(arguments, "parity", PARITY, "corrected")
-    elif arguments.figure == "6":
-        draw_figure_6(arguments)
-    elif arguments.figure == "5a":
+def make_other_figure(arguments: argparse.Namespace) -> None:
+    """Makes the table and the drawing of a figure other than 6."""
+    from figures import draw_bars, draw_curves, draw_surface  # noqa: PLC0415 - for figures only
+
+    if arguments.figure == "5a":
         reports = make_settings_table(arguments, "figure5a", GEOMETRY, "HMGRL")
         draw_bars(reports, _path(arguments, "figure5a", ".png"))
     elif arguments.figure in ("5b", "5c"):
@@ -269,6 +271,30 @@ def main(argv: list[str] | None = None) -> None:
         metric = "f1" if arguments.figure == "3" else "accuracy"
         path = _path(arguments, f"figure{arguments.figure}", ".png")
         draw_surface(reports, WEIGHTS, metric, path)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Makes the requested table or figure."""
+    arguments = _parse(argv)
+    if len(arguments.scoring) > 1 and arguments.table != "1":
+        raise SystemExit("--scoring: got several, expected one except with --table 1")
+    if arguments.methods and arguments.table != "1":
+        raise SystemExit("--methods: expected only with --table 1")
+    if arguments.figure is not None and importlib.util.find_spec("matplotlib") is None:
+        raise SystemExit('--figure: requires matplotlib: pip install "hmgrl[report]"')
+    if arguments.table == "parity" and arguments.setting != "frozen":
+        raise SystemExit(f"--setting: got {arguments.setting}, expected frozen with --table parity")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.table == "1":
+        make_table_1(arguments)
+    elif arguments.table == "2":
+        make_settings_table(arguments, "table2", ABLATIONS, "HMGRL")
+    elif arguments.table == "parity":
+        make_settings_table(arguments, "parity", PARITY, "corrected")
+    elif arguments.figure == "6":
+        draw_figure_6(arguments)
+    else:
+        make_other_figure(arguments)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The grid of the comparison: cells, paired test, tables, on tiny encoders."""
 
+import importlib.util
 import itertools
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import comparison
 import draw_representations
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import reproduce
 from datasets import DatasetDict
+from PIL import Image
 
 
 @pytest.fixture
@@ -24,6 +26,7 @@ def small(tmp_path, monkeypatch, backbones):
         parts = {name: rows.select(range(0, len(rows), 8)) for name, rows in data.splits.items()}
         return replace(data, splits=DatasetDict(parts))
 
+    eighth.cache_clear = load.cache_clear
     monkeypatch.setattr(grid, "_data", eighth)
     setting = grid.Setting(
         text,
@@ -66,18 +69,109 @@ def test_many_pairs_are_drawn():
     )
 
 
-def test_a_cell_is_named_by_all_that_it_depends_on(monkeypatch):
-    cell = grid.Cell("mnre", "hmgrl", 0, 0)
-    assert cell.name.startswith("mnre-hmgrl-corrected-frozen-split0-seed0-")
+@pytest.fixture
+def records(tmp_path):
+    """A function that writes records, of which every second one names an image."""
+    folder = tmp_path / "records"
+    folder.mkdir()
+
+    def write(first="Ada"):
+        rows = [
+            {"text": f"{first} met {n}", "spans": [[0, 3]], "label": "abc"[n % 3],
+             "image": f"{n}.png" if n % 2 else None}
+            for n in range(60)
+        ]  # fmt: skip
+        (folder / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return folder
+
+    return write
+
+
+def clear_caches():
+    """As in a new process."""
+    for cached in (grid._data, grid._data_digest, grid._file_digest):
+        cached.cache_clear()
+
+
+def test_a_cell_is_named_by_all_that_it_depends_on(small, records, monkeypatch, tmp_path):
+    paths = grid.Paths(small, str(records() / "r.jsonl"))
+    cell = grid.Cell("records", "hmgrl", 0, 0)
+    name = grid.name_of(cell, paths)
+    assert name.startswith("records-hmgrl-corrected-frozen-split0-seed0-")
     others = [
-        grid.Cell("mnre", "hmgrl", 0, 0, changes=(("dropout", 0.2),)),
-        grid.Cell("mnre", "hmgrl", 0, 0, vocabulary="inductive"),
-        grid.Cell("mnre", "hmgrl", 0, 0, label_text="raw"),
+        replace(cell, changes=(("dropout", 0.2),)),
+        replace(cell, vocabulary="inductive"),
+        replace(cell, label_text="raw"),
+        replace(cell, split=1),
     ]
-    names = {cell.name, *(other.name for other in others)}
-    monkeypatch.setitem(grid.SCORINGS, "corrected", {"label_parts": False, "dropout": 0.3})
-    names.add(cell.name)
-    assert len(names) == 5
+    names = [name, *(grid.name_of(other, paths) for other in others)]
+    setting = grid.SETTINGS["frozen"]
+    for changed in (
+        replace(setting, arguments=setting.arguments | {"max_steps": 4}),
+        replace(setting, text=setting.vision),
+    ):
+        monkeypatch.setitem(grid.SETTINGS, "frozen", changed)
+        names.append(grid.name_of(cell, paths))
+    monkeypatch.setitem(grid.SETTINGS, "frozen", setting)
+    with monkeypatch.context() as patch:
+        patch.setitem(grid.SCORINGS, "corrected", {"label_parts": True})
+        names.append(grid.name_of(cell, paths))
+    with monkeypatch.context() as patch:
+        patch.setattr(grid, "_code_digest", lambda: "another revision")
+        names.append(grid.name_of(cell, paths))
+    clear_caches()
+    assert grid.name_of(cell, paths) == name
+    assert not grid.dependencies(cell, paths)["images"]
+    Image.new("RGB", (8, 8)).save(records() / "1.png")
+    clear_caches()
+    names.append(grid.name_of(cell, paths))
+    assert grid.dependencies(cell, paths)["images"]
+    records("Bob")
+    clear_caches()
+    names.append(grid.name_of(cell, paths))
+    assert len(set(names)) == len(names) == 11
+
+
+def test_comments_and_docstrings_are_no_code():
+    code = '"""Doc."""\n\ndef f(x):\n    """Doc."""\n    return x + 1  # one\n'
+    assert grid._code_of(code) == grid._code_of("def f(x):\n    return x + 1\n")
+    assert grid._code_of(code) != grid._code_of("def f(x):\n    return x + 2\n")
+
+
+def test_scores_of_text_are_not_those_of_images(small, records, monkeypatch, capsys):
+    """A run with images does not take up the cells of an earlier one without."""
+    folder = records()
+    runs = []
+    monkeypatch.setattr(
+        grid, "run_cell", lambda cell, *_: runs.append(cell) or {"cell": asdict(cell)}
+    )
+    cells = [grid.Cell("records", "proto", 0, 0)]
+    paths = grid.Paths(small, str(folder / "r.jsonl"))
+    [before] = grid.run_cells(cells, paths)
+    assert grid.run_cells(cells, paths) == [before]
+    assert len(runs) == 1
+    assert not before["depends_on"]["images"]
+    Image.new("RGB", (8, 8)).save(folder / "1.png")
+    clear_caches()
+    [after] = grid.run_cells(cells, paths)
+    assert len(runs) == 2
+    assert after["depends_on"]["images"]
+    assert "not used, as data, settings, encoders or code differ: records-proto" in (
+        capsys.readouterr().err
+    )
+    assert len(list(small.glob("*.json"))) == 2
+
+
+def test_outputs_are_named_by_what_selects_them(tmp_path):
+    def name(*more):
+        arguments = reproduce._parse(["--table", "1", "--task", "mre", *more])
+        return reproduce._path(arguments, "table1", ".md").name
+
+    assert name() == "table1-mre-mnre-frozen-corrected-seeds0-2.md"
+    assert name("--methods", "proto", "hmgrl", "--seeds", "1", "3") == (
+        "table1-mre-mnre-frozen-corrected-proto-hmgrl-seeds1+3.md"
+    )
+    assert name("--source", "records", "--scoring", "parts").startswith("table1-mre-records-frozen")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +203,9 @@ def test_a_table_is_made_and_its_cells_are_not_run_again(small, monkeypatch, cap
     assert {"cell", "seconds", "test", "validation", "gamma", "data"} <= set(report)
     hmgrl = [json.loads(f.read_text()) for f in files if "-hmgrl-" in f.name]
     assert all(0 <= r["test"]["overall"]["f1"] <= r["oracle"]["f1"] + 1e-9 for r in hmgrl)
-    written = (small / "table1-met-frozen-corrected.md").read_text()
+    written = (
+        small / "table1-met-sample-frozen-corrected-majority-proto-hmgrl-seeds1+2.md"
+    ).read_text()
     assert written.strip() in shown
     assert "| majority |" in written
     assert "of 2 |" in written
@@ -124,14 +220,18 @@ def test_a_table_is_made_and_its_cells_are_not_run_again(small, monkeypatch, cap
 def test_bars_of_the_geometry_are_drawn(small):
     shared = ["--task", "met", "--seeds", "1", "--out", str(small)]
     reproduce.main(["--figure", "5a", *shared])
-    assert (small / "figure5a-met-frozen-corrected.png").stat().st_size > 10_000
-    assert "Euclidean both" in (small / "figure5a-met-frozen-corrected.md").read_text()
+    assert (small / "figure5a-met-sample-frozen-corrected-seeds1.png").stat().st_size > 10_000
+    assert (
+        "Euclidean both" in (small / "figure5a-met-sample-frozen-corrected-seeds1.md").read_text()
+    )
 
 
 def test_several_scorings_are_for_table_1(small):
     command = ["--table", "2", "--task", "met", "--scoring", "published", "corrected"]
     with pytest.raises(SystemExit, match="--scoring: got several"):
         reproduce.main([*command, "--out", str(small)])
+    with pytest.raises(SystemExit, match="--methods: expected only with --table 1"):
+        reproduce.main([*command[:4], "--methods", "proto", "--out", str(small)])
 
 
 def test_parity_is_for_the_setting_that_it_has(small):
@@ -142,7 +242,7 @@ def test_parity_is_for_the_setting_that_it_has(small):
 
 def test_parity_stands_beside_the_corrected_settings(small):
     reproduce.main(["--table", "parity", "--task", "met", "--seeds", "1", "2", "--out", str(small)])
-    written = (small / "parity-met-frozen-corrected.md").read_text()
+    written = (small / "parity-met-sample-frozen-corrected-seeds1+2.md").read_text()
     for row in reproduce.PARITY:
         assert f"| {row} |" in written
     assert written.count(" of 2 |") == 2  # the corrected settings against both others
@@ -154,7 +254,7 @@ def test_parity_stands_beside_the_corrected_settings(small):
 
 def test_ablations_hold_an_inductive_run(small):
     reproduce.main(["--table", "2", "--task", "met", "--seeds", "1", "--out", str(small)])
-    written = (small / "table2-met-frozen-corrected.md").read_text()
+    written = (small / "table2-met-sample-frozen-corrected-seeds1.md").read_text()
     assert all(f"| {row} |" in written for row in reproduce.ABLATIONS)
     found = [json.loads(path.read_text()) for path in (small / "cells").glob("*.json")]
     assert sorted(report["cell"]["vocabulary"] for report in found) == [
@@ -169,7 +269,17 @@ def test_figure_6_draws_a_model_that_is_kept(small, monkeypatch):
     monkeypatch.setattr(draw_representations, "main", lambda argv: draw([*argv, *few]))
     reproduce.main(command)
     for name in ("sphere.png", "poincare.svg", "layout.json"):
-        assert (small / "figure6-met-frozen-corrected" / name).stat().st_size > 10_000
+        assert (small / "figure6-met-sample-frozen-corrected-seeds1" / name).stat().st_size > 10_000
     assert list((small / "cells" / "runs").glob("*/model.safetensors"))
     monkeypatch.setattr(grid, "run_cell", None)  # the model is there: nothing is trained
     reproduce.main(command)
+
+
+def test_figures_name_what_they_require(small, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name)
+    )
+    with pytest.raises(SystemExit, match=r'--figure: requires matplotlib: pip install "hmgrl\['):
+        reproduce.main(["--figure", "5a", "--task", "met", "--out", str(small)])
+    assert not small.exists()
