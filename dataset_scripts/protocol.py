@@ -262,16 +262,18 @@ def split_groups(
         "validation": frozenset((*partition.seen, *partition.validation_unseen)),
         "test": frozenset((*partition.seen, *partition.test_unseen)),
     }
+    known = frozenset(partition.labels)
     labels_of_group: dict[int, Counter[str]] = {}
     for _, label, group in sorted(zip(ids, labels_of_samples, groups_of_samples, strict=True)):
-        if label in partition.labels:
+        if label in known:
             labels_of_group.setdefault(group, Counter())[label] += 1
     losses = {
         group: {s: sum(n for label, n in c.items() if label not in allowed[s]) for s in SPLITS}
         for group, c in labels_of_group.items()
     }
-    groups = _GroupAssignment(labels_of_group, losses)
-    random.Random(f"hmgrl/groups/{seed}").shuffle(groups.order)
+    order = list(labels_of_group)
+    random.Random(f"hmgrl/groups/{seed}").shuffle(order)
+    groups = _GroupAssignment(order, labels_of_group, losses)
     totals: Counter[str] = Counter()
     for counts in labels_of_group.values():
         totals.update(counts)
@@ -303,16 +305,20 @@ class _GroupAssignment:
 
     def __init__(
         self,
+        order: list[int],
         labels_of: Mapping[int, Counter[str]],
         losses: Mapping[int, Mapping[Split, int]],
     ) -> None:
-        self.labels_of, self.losses = labels_of, losses
-        self.order = list(labels_of)
+        self.order, self.labels_of, self.losses = order, labels_of, losses
         self.split_of: dict[int, Split] = {}
+        self._groups_of: dict[str, list[int]] = {}  # those of each label, in the same order
+        for group in order:
+            for label in labels_of[group]:
+                self._groups_of.setdefault(label, []).append(group)
 
     def _groups_with(self, label: str) -> tuple[list[int], list[int]]:
         """Returns the groups that contain a label, and the unassigned ones among them."""
-        groups = [group for group in self.order if label in self.labels_of[group]]
+        groups = self._groups_of.get(label, [])
         return groups, [group for group in groups if group not in self.split_of]
 
     def assign_seen(self, label: str) -> None:
@@ -328,12 +334,16 @@ class _GroupAssignment:
             others = [s for s in SPLITS if s != split]
             remaining.sort(key=lambda g: losses[g][split] - min(losses[g][s] for s in others))
             later = SPLITS[SPLITS.index(split) + 1 :]
-            while remaining and (assigned[split] < size or split == "test"):
-                if assigned[split] and len(remaining) <= sum(not assigned[s] for s in later):
+            taken = 0
+            while taken < len(remaining) and (assigned[split] < size or split == "test"):
+                left = len(remaining) - taken
+                if assigned[split] and left <= sum(not assigned[s] for s in later):
                     break
-                group = remaining.pop(0)
+                group = remaining[taken]
                 self.split_of[group] = split
                 assigned[split] += self.labels_of[group][label]
+                taken += 1
+            remaining = remaining[taken:]
 
     def assign_unseen(self, label: str, split: Split) -> None:
         """Assigns a group to the split of an unseen label, unless one is assigned already."""

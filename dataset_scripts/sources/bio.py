@@ -186,6 +186,9 @@ def _documents(path: Path, root: Path | None, stems: Stems) -> Iterator[_Documen
             elif not mark:
                 # Unlike split(), this keeps an ideographic space as a token.
                 columns = line.split("\t" if "\t" in line else " ")
+                if len(columns) > 2 and not columns[-1].strip():
+                    expected = "a token and a tag, without a blank after the tag"
+                    raise RecordError(place, "(line)", expected, show(line), "blank after the tag")
                 if len(columns) < 2 or not columns[0] or not columns[-1].strip():
                     expected = "a token and a tag, separated by a space or a tab"
                     raise RecordError(place, "(line)", expected, show(line), "not a token")

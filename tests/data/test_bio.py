@@ -176,6 +176,8 @@ FAULTS = [
     (b"Ada o", "tag", "unknown", "O, or B-"),
     (b"Ada", "(line)", "not a token", "a token and a tag, .*, got str 'Ada'"),
     (b"Ada\t", "(line)", "not a token", "a token and a tag"),
+    (b"Ada B-PER ", "(line)", "blank after the tag", "without a blank after the tag, got str"),
+    (b"Ada NNP\tB-PER\t", "(line)", "blank after the tag", r"without a blank after the tag"),
     (b"\tB-PER", "(line)", "not a token", "a token and a tag"),
     (b"Ad\xe9 B-PER", "(line)", "not UTF-8", "UTF-8, got byte 0xe9 at byte 19 of the file"),
     (b"A\0 B-PER", "(line)", "NUL", "text without NUL bytes, got NUL at byte 18 "),

@@ -1,14 +1,23 @@
 """Samples that share a sentence or a picture: kept together, counted, several seeds at once."""
 
 import json
+import time
 from collections import Counter
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from slow_grouping import SlowAssignment
 from test_protocol import outputs_by_hash_seed
 
-from dataset_scripts import SPLITS, ClassPartition, Record, load_gzs, load_gzs_seeds
+from dataset_scripts import (
+    SPLITS,
+    ClassPartition,
+    Record,
+    load_gzs,
+    load_gzs_seeds,
+    protocol,
+)
 from dataset_scripts.leakage import group_samples, measure_overlap
 from dataset_scripts.protocol import seen_sizes, split_groups, split_samples
 from dataset_scripts.sources import mnre
@@ -118,6 +127,32 @@ def test_neither_order_of_samples_nor_numbers_of_groups_matter(records, by, seed
     order = random.sample(range(len(records)), len(records))
     after = split([records[n] for n in order], [numbers[groups[n]] for n in order], seed)
     assert after == [before[n] for n in order]
+
+
+@given(corpora(), st.sampled_from(BY), seeds)
+def test_the_index_of_groups_changes_no_split(records, by, seed):
+    groups = group_samples(records, by)
+    found = split(records, groups, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "_GroupAssignment", SlowAssignment)
+        assert split(records, groups, seed) == found
+
+
+def test_many_labels_take_no_longer_than_few():
+    """A search of all groups for each label would take 60 times as long with 600 labels."""
+
+    def seconds(count):
+        labels = [f"l{number % count}" for number in range(12_000)]
+        names = sorted(set(labels))
+        third = count // 3
+        partition = ClassPartition(names[:third], names[third : 2 * third], names[2 * third :])
+        ids = [str(number) for number in range(len(labels))]
+        groups = [number // 3 for number in range(len(labels))]
+        start = time.process_time()
+        split_groups(labels, groups, partition, 0, ids)
+        return time.process_time() - start
+
+    assert min(seconds(600) for _ in range(3)) < 5 * min(seconds(6) for _ in range(3))
 
 
 def test_an_infeasible_split_is_refused_with_its_label():
