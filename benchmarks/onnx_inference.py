@@ -52,10 +52,14 @@ def make_pipelines(
 
 
 def read_samples(run: str, images: bool) -> tuple[list[dict[str, Any]], list[str], list[str]]:
-    """Returns the inputs of the test split, their labels, and all candidates, seen labels first."""
+    """Returns the inputs of the test split, their labels, and all candidates, seen labels first.
+
+    The split is that of the run, whose seed may differ from the run's own.
+    """
     report = json.loads((Path(run) / "report.json").read_text(encoding="utf-8"))
-    labels = report["labels"]
-    data = load_gzs("sample", seed=report["seed"]).splits["test"]
+    labels, split = report["labels"], report["data"]["settings"]
+    options = {"seed": split["seed"], "group_by": split["group_by"], **split["partition"]}
+    data = load_gzs("sample", **options).splits["test"]
     names = data.features["label"].names
     inputs = [
         {"text": row["text"], "spans": row["spans"], "image": row["image"] if images else None}

@@ -28,6 +28,7 @@ from tsne_figure import Points, draw_layout
 
 from dataset_scripts import load_gzs
 from dataset_scripts.arguments import add_source_arguments, source_choices
+from hmgrl_cli.model_loading import read_run_report
 from modeling_hmgrl import lorentz
 from modeling_hmgrl.explanation.prototypes import Prototypes
 from modeling_hmgrl.explanation.sample_embeddings import (
@@ -55,7 +56,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--run", required=True, help="folder of a trained model, or its name on the Hub")
     add("--out", required=True, help="folder to write the figures to")
     add("--split", choices=("train", "validation", "test"), default="test", help="split to draw")
-    add("--split-seed", type=int, default=0, help="seed of the split in training")
+    add("--split-seed", type=int, help="seed of the split (default: as in training, or 0)")
     add("--limit", type=int, default=3000, help="maximum number of samples, selected at random")
     add("--prototype-limit", type=int, default=5000, help="maximum training samples for prototypes")
     add(
@@ -120,6 +121,9 @@ def encode(arguments: argparse.Namespace) -> Scene:
     """Encodes samples, labels and prototypes."""
     pipe = pipeline(TASK, model=arguments.run)
     model, config = pipe.model, pipe.model.config
+    if arguments.split_seed is None:
+        settings = (read_run_report(arguments.run) or {}).get("data", {}).get("settings", {})
+        arguments.split_seed = settings.get("seed", 0)
     data = load_gzs(seed=arguments.split_seed, **source_choices(arguments)).splits
     if config.vision_config is None:
         data = data.remove_columns("image")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from datasets import DatasetDict
 from transformers import pipeline
 
 from dataset_scripts import load_gzs
@@ -44,19 +45,18 @@ def train(output_dir: str, options: list[str]) -> None:
 
 def predict(output_dir: str) -> None:
     """Loads the run and predicts; called in a separate process."""
-    data = load_gzs("sample").splits["test"]
-    names = data.features["label"].names
-    pipe = pipeline(TASK, model=output_dir)
     report = json.loads((Path(output_dir) / "report.json").read_text(encoding="utf-8"))
+    split = report["data"]["settings"]
+    options = {"seed": split["seed"], "group_by": split["group_by"], **split["partition"]}
+    splits = load_gzs("sample", **options).splits
+    pipe = pipeline(TASK, model=output_dir)
     seen, unseen = report["labels"]["seen"], report["labels"]["test_unseen"]
     print(f"\nPredictions of a new process (labels: {len(seen)} seen, {len(unseen)} unseen):")
     for text, mention, labels, image_label in INPUTS:
-        image = None
+        image, source = None, "without an image"
         if image_label is not None:
-            row = list(data["label"]).index(names.index(image_label))
-            buffer = io.BytesIO()
-            data[row]["image"].save(buffer, format="PNG")
-            image = buffer.getvalue()
+            image, name = image_of(splits, image_label)
+            source = f"with a {name} image of {image_label!r}"
         known = [*seen, *unseen] if labels is None else labels
         result = pipe(text, mention=mention, image=image, labels=known, top_k=3)
         shown = ", ".join(
@@ -66,8 +66,22 @@ def predict(output_dir: str) -> None:
             )
         )
         among = f" among {labels}" if labels else ""
-        source = f"with a test image of {image_label!r}" if image_label else "without an image"
         print(f"  {text!r}, mention {mention!r}, {source}{among}\n    -> {shown}")
+
+
+def image_of(splits: DatasetDict, label: str) -> tuple[bytes, str]:
+    """Returns the first image of a label and the name of its split, if possible that of the test.
+
+    Samples of a label that is unseen until validation are in no other split.
+    """
+    index = splits["test"].features["label"].names.index(label)
+    for name in ("test", "validation"):
+        labels = list(splits[name]["label"])
+        if index in labels:
+            buffer = io.BytesIO()
+            splits[name][labels.index(index)]["image"].save(buffer, format="PNG")
+            return buffer.getvalue(), name
+    raise ValueError(f"{label}: expected samples in the test or validation split, found none")
 
 
 def main() -> None:
