@@ -190,12 +190,12 @@ def _as_data(found: Explanation, seen: set[str], gamma: float | None) -> dict[st
             "label": found.label,
             "words": [[word.start, word.end, _round(word.weight)] for word in found.words],
             "special": _round(found.special),
-            "picture": None
-            if found.picture is None
-            else [[_round(v) for v in row] for row in np.asarray(found.picture).tolist()],
-            "picture_class": _round(found.picture_class),
+            "image": None
+            if found.image is None
+            else [[_round(v) for v in row] for row in np.asarray(found.image).tolist()],
+            "image_class": _round(found.image_class),
             "text_share": _round(found.text_share),
-            "picture_share": _round(found.picture_share),
+            "image_share": _round(found.image_share),
         },
     }
 

@@ -131,14 +131,14 @@ def _explanation(
     lengths: Sequence[int],
 ) -> str:
     words = np.array([word.weight for word in found.words])
-    patches = np.zeros((0, 0)) if found.picture is None else np.asarray(found.picture)
+    patches = np.zeros((0, 0)) if found.image is None else np.asarray(found.image)
     if found.method == "attention":
         title = "Attention"
         summary = "All of it is on the text."
         if patches.size:
             summary = (
                 f"{_percent(found.text_share)} of it is on the text, "
-                f"{_percent(found.picture_share)} on the picture."
+                f"{_percent(found.image_share)} on the picture."
             )
         words, patches = _relative(words, np.array(lengths)), _relative(patches)
         summary += f" Orange: more than an even share. {_range('Words', words)}"
@@ -148,7 +148,7 @@ def _explanation(
         title = f"Occlusion: score of “{found.label}”"
         summary = f"Without the words it {_change(found.text_share)}"
         if patches.size:
-            summary += f", without the picture it {_change(found.picture_share)}"
+            summary += f", without the picture it {_change(found.image_share)}"
         summary += ". Orange: falls without this part; blue: rises."
         low, high = -patches.max(initial=-np.inf), -patches.min(initial=np.inf)
         caption = f"With one part hidden it changes by {low:+.2g} to {high:+.2g}."
@@ -229,7 +229,7 @@ def _heatmap(image: Image.Image, found: Explanation, levels: np.ndarray, caption
     factor = min(1.0, _MAX_SIDE / max(image.size))
     factor = max(factor, min(_MIN_SIDE / max(image.size), _MAX_ENLARGEMENT))
     size = [max(round(factor * side), 1) for side in image.size]
-    box = None if found.picture_box is None else [factor * side for side in found.picture_box]
+    box = None if found.image_box is None else [factor * side for side in found.image_box]
     drawn = overlay_heatmap(image.resize(size, Image.Resampling.LANCZOS), levels, box, scale=1.0)
     buffer = io.BytesIO()
     drawn.save(buffer, format="JPEG", quality=_JPEG_QUALITY)

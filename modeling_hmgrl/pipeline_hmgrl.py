@@ -288,9 +288,12 @@ class ZeroShotTypingPipeline(Pipeline):
 
     @torch.inference_mode()
     def predict_batch(
-        self, queries: list[Query], default: Candidates | None, call: Call
+        self, queries: list[Query], default: Candidates | None, call: Call, known: Any = None
     ) -> list[Prediction]:
-        """Predicts labels for validated inputs, in their order."""
+        """Predicts labels for validated inputs, in their order.
+
+        ``known`` is the result of :meth:`encode` for a single input, if it has been computed.
+        """
         if not queries:  # all inputs of this window were invalid
             return []
         if default is None and any(query.labels is None for query in queries):
@@ -308,7 +311,9 @@ class ZeroShotTypingPipeline(Pipeline):
         results: dict[int, Prediction] = {}
         for start in range(0, len(order), call.batch_size):
             rows = order[start : start + call.batch_size]
-            encoded = self.encode([queries[row] for row in rows], [marked[row] for row in rows])
+            encoded = known
+            if known is None:
+                encoded = self.encode([queries[row] for row in rows], [marked[row] for row in rows])
             for labels in _unique(candidates[row] for row in rows):
                 indices = [index for index, row in enumerate(rows) if candidates[row] == labels]
                 if labels is not current:

@@ -59,8 +59,8 @@ class WordWeight:
 class Explanation:
     """Attribution of a prediction.
 
-    With ``method == "attention"``, all weights are shares: ``words``, ``special``, ``picture`` and
-    ``picture_class`` sum to 1. With "occlusion", they are decreases of the label's calibrated
+    With ``method == "attention"``, all weights are shares: ``words``, ``special``, ``image`` and
+    ``image_class`` sum to 1. With "occlusion", they are decreases of the label's calibrated
     score; negative if the score increased.
 
     Attributes:
@@ -69,29 +69,29 @@ class Explanation:
             are omitted (``prediction["window"]``).
         special: Share of markers and special tokens, and of padding if it is not masked; 0 for
             occlusion.
-        picture: Weights of the image's patches, or of its regions for occlusion, shape
+        image: Weights of the image's patches, or of its regions for occlusion, shape
             (rows, columns); None without an image.
-        picture_class: Share of the image tokens before the patches (class token, registers); 0 for
+        image_class: Share of the image tokens before the patches (class token, registers); 0 for
             occlusion.
         text_share: Share of words and special tokens; for occlusion, the decrease with all words
             hidden.
-        picture_share: Share of the image; for occlusion, the decrease without it.
+        image_share: Share of the image; for occlusion, the decrease without it.
         method: "attention" or "occlusion".
         label: Label whose score occlusion measures.
-        picture_box: Part of the image that ``picture`` covers, smaller than the image if the
+        image_box: Part of the image that ``image`` covers, smaller than the image if the
             processor crops; None without an image.
     """
 
     prediction: Prediction
     words: list[WordWeight]
     special: float
-    picture: np.ndarray | None
-    picture_class: float
+    image: np.ndarray | None
+    image_class: float
     text_share: float
-    picture_share: float
+    image_share: float
     method: str
     label: str
-    picture_box: Box | None = None
+    image_box: Box | None = None
 
 
 def explain(
@@ -157,17 +157,19 @@ def explain(
     candidates = query.labels or pipe.candidates(call.labels)
     if label is not None and label not in candidates.names:
         raise ValueError(f"label: got {label!r}, expected one of the candidate labels")
-    prediction = pipe.predict_batch([query], candidates, call)[0]
-    label = prediction["label"] if label is None else label
     [marked] = pipe.processor.mark([query.text], [query.spans], with_offsets=True)
+    with torch.inference_mode():
+        encoded = pipe.encode([query], [marked])
+    [prediction] = pipe.predict_batch([query], candidates, call, encoded)
+    label = prediction["label"] if label is None else label
     words = _words(query.text, marked)
     if method == "attention":
-        parts = _attention(pipe, query, marked, words)
+        parts = _attention(pipe, query, marked, words, encoded)
     else:
         vector = pipe.label_vectors(candidates, call)[0][candidates.names.index(label)]
-        parts = _occlusion(pipe, query, marked, words, vector, regions, batch_size)
+        parts = _occlusion(pipe, query, marked, words, encoded, vector, regions, batch_size)
     box = None if image is None else visible_box(pipe.processor.image_processor, image.size)
-    return Explanation(prediction=prediction, method=method, label=label, picture_box=box, **parts)
+    return Explanation(prediction=prediction, method=method, label=label, image_box=box, **parts)
 
 
 @dataclass(frozen=True)
@@ -249,10 +251,10 @@ def _words(text: str, marked: MarkedText) -> list[_Word]:
     ]
 
 
-def _attention(pipe: Any, query: Query, marked: MarkedText, words: list[_Word]) -> dict[str, Any]:
-    """Shares of the model's attention."""
-    with torch.inference_mode():
-        encoded = pipe.encode([query], [marked])
+def _attention(
+    pipe: Any, query: Query, marked: MarkedText, words: list[_Word], encoded: Any
+) -> dict[str, Any]:
+    """Shares of the model's attention in an encoded input."""
     if getattr(encoded, "attention", None) is None:  # an exported model or another method
         raise ValueError(
             "method: the model returns no attention (it is of the type "
@@ -266,18 +268,18 @@ def _attention(pipe: Any, query: Query, marked: MarkedText, words: list[_Word]) 
         word.with_weight(sum(share * float(text[i]) for i, share in word.tokens.items()))
         for word in words
     ]
-    parts: dict[str, Any] = {"picture": None, "picture_class": 0.0}
+    parts: dict[str, Any] = {"image": None, "image_class": 0.0}
     if query.pixels is not None:
         config = pipe.model.config.vision_config
         rows, columns = patch_grid(config, len(image), *query.pixels.shape[-2:])
         prefix = len(image) - rows * columns
-        parts["picture"] = image[prefix:].reshape(rows, columns).numpy()
-        parts["picture_class"] = float(image[:prefix].sum())
+        parts["image"] = image[prefix:].reshape(rows, columns).numpy()
+        parts["image_class"] = float(image[:prefix].sum())
     return {
         "words": weighted,
         "special": float(text.sum()) - math.fsum(word.weight for word in weighted),
         "text_share": float(text.sum()),
-        "picture_share": float(image.sum()),
+        "image_share": float(image.sum()),
         **parts,
     }
 
@@ -287,6 +289,7 @@ def _occlusion(
     query: Query,
     marked: MarkedText,
     words: list[_Word],
+    encoded: Any,
     vector: Tensor,
     regions: int,
     batch_size: int,
@@ -297,7 +300,7 @@ def _occlusion(
     mask = tokenizer.unk_token_id if mask is None else mask
     if mask is None:
         raise ValueError("method: the tokenizer has no mask token, expected 'attention'")
-    variants = [set[int](), *(set(word.tokens) for word in words)]
+    variants = [set(word.tokens) for word in words]
     variants.append(set().union(*variants))
     texts = [[mask if i in hidden else t for i, t in enumerate(marked.ids)] for hidden in variants]
     pixels = query.pixels
@@ -306,16 +309,17 @@ def _occlusion(
         rows, columns = (min(regions, side) for side in pixels.shape[-2:])
         parts = ((marked.ids, part) for part in _hidden_regions(pixels, rows, columns))
         jobs = chain(jobs, [(marked.ids, None)], parts)
-    scores = list(_scores(pipe, marked, jobs, vector, batch_size))
-    drops = [scores[0] - score for score in scores[1:]]
+    with torch.inference_mode():
+        whole = float(pipe.model.score(encoded, vector.unsqueeze(0))[0, 0])
+    drops = [whole - score for score in _scores(pipe, marked, jobs, vector, batch_size)]
     count = len(words)
     return {
         "words": [word.with_weight(drop) for word, drop in zip(words, drops, strict=False)],
         "special": 0.0,
         "text_share": drops[count],
-        "picture_share": 0.0 if pixels is None else drops[count + 1],
-        "picture": None if pixels is None else np.array(drops[count + 2 :]).reshape(rows, columns),
-        "picture_class": 0.0,
+        "image_share": 0.0 if pixels is None else drops[count + 1],
+        "image": None if pixels is None else np.array(drops[count + 2 :]).reshape(rows, columns),
+        "image_class": 0.0,
     }
 
 

@@ -106,8 +106,8 @@ def overlay_heatmap(
 
     Args:
         image: The image, as for :func:`images.open_image`.
-        weights: Shape (rows, columns), such as :attr:`Explanation.picture`.
-        box: Part of the image that they cover, such as :attr:`Explanation.picture_box`; the whole
+        weights: Shape (rows, columns), such as :attr:`Explanation.image`.
+        box: Part of the image that they cover, such as :attr:`Explanation.image_box`; the whole
             image if None.
         strength: Opacity of the full colour, in [0, 1].
         scale: Absolute weight of the full colour; by default the largest one, which shows small

@@ -20,7 +20,7 @@ from ..entity_markers import Span
 from ..pipeline_inputs import Query
 from ..ranking import Prediction
 from ..storage import TensorStore
-from .sample_embeddings import batch_vectors, centroid, sample_vectors, similarity, to_score_space
+from .sample_embeddings import centroid, check_method, sample_vectors, similarity, to_score_space
 
 VECTORS_NAME = "prototypes.safetensors"
 SAMPLES_NAME = "prototypes.json"
@@ -138,6 +138,8 @@ class Prototypes:
         self.pipe, self.counts, self.samples = pipe, counts, samples
         self._sums, self._vectors = sums, vectors
         self._rows = {name: row for row, name in enumerate(counts)}
+        # Synthetic prototypes by text of the label, number of samples and seed.
+        self._generated: dict[tuple[str, int, int], Tensor] = {}
 
     @classmethod
     def of(
@@ -206,6 +208,8 @@ class Prototypes:
     def prototypes(self, labels: Mapping[str, str], draws: int = _DRAWS, seed: int = 0) -> Tensor:
         """Computes prototypes of labels from training samples or, without any, synthetic samples.
 
+        Synthetic prototypes are kept for later calls.
+
         Args:
             labels: Names of K labels, each with its encoder input.
             draws: Number of synthetic samples of a label.
@@ -222,10 +226,13 @@ class Prototypes:
                 mean = self._sums[row] / self.counts[name]
                 found[name] = centroid(model, mean.unsqueeze(0)).float()[0]
         missing = [name for name in labels if name not in found]
-        for start in range(0, len(missing), 256):
-            names = missing[start : start + 256]
-            synthetic = self._synthetic([labels[name] for name in names], draws, seed)
-            found |= zip(names, synthetic, strict=True)
+        keys = {name: (labels[name], draws, seed) for name in missing}
+        new = [key for key in dict.fromkeys(keys.values()) if key not in self._generated]
+        for start in range(0, len(new), 256):
+            part = new[start : start + 256]
+            synthetic = self._synthetic([text for text, _, _ in part], draws, seed)
+            self._generated |= zip(part, synthetic, strict=True)
+        found |= {name: self._generated[key] for name, key in keys.items()}
         return torch.stack([found[name] for name in labels])
 
     @torch.inference_mode()
@@ -268,8 +275,11 @@ class Prototypes:
         call = pipe.parse_call({**options, "labels": labels, "on_error": "raise"})
         query: Query = pipe.prepare(call, (record, "input"))
         candidates = query.labels or pipe.candidates(call.labels)
-        prediction: Prediction = pipe.predict_batch([query], candidates, call)[0]
-        vector = batch_vectors(pipe, [query], pipe.processor.mark([query.text], [query.spans]))
+        check_method(pipe)
+        with torch.inference_mode():
+            encoded = pipe.encode([query], pipe.processor.mark([query.text], [query.spans]))
+            vector = to_score_space(pipe.model, encoded.representation)
+        prediction: Prediction = pipe.predict_batch([query], candidates, call, encoded)[0]
         similarities = similarity(pipe.model, vector, self._vectors)[0]
         values, rows = similarities.topk(min(k, len(similarities)))
         neighbours = [

@@ -56,6 +56,17 @@ def sample_vectors(
 @torch.inference_mode()
 def batch_vectors(pipe: Any, queries: list[Query], marked: list[MarkedText]) -> Tensor:
     """Computes the embeddings of one batch, (B, d_p)."""
+    check_method(pipe)
+    return to_score_space(pipe.model, pipe.encode(queries, marked).representation)
+
+
+def check_method(pipe: Any) -> None:
+    """Checks that samples and labels of the model are vectors of one space.
+
+    Raises:
+        TypeError: If the model is an exported one.
+        ValueError: If the model is of another method.
+    """
     if not hasattr(pipe.model, "scorer"):
         raise TypeError(f"pipe: got {type(pipe.model).__name__}, expected a model of torch")
     if (kind := pipe.model.config.model_type) != "hmgrl":
@@ -63,7 +74,6 @@ def batch_vectors(pipe: Any, queries: list[Query], marked: list[MarkedText]) -> 
             f"pipe: got a model of the method {kind!r}, expected 'hmgrl': samples and prototypes "
             "of other methods are not vectors of one space"
         )
-    return to_score_space(pipe.model, pipe.encode(queries, marked).representation)
 
 
 def to_score_space(model: Any, representations: Tensor) -> Tensor:
@@ -114,6 +124,7 @@ def centroid(model: Any, mean: Tensor) -> Tensor:
 __all__ = [
     "batch_vectors",
     "centroid",
+    "check_method",
     "sample_vectors",
     "similarity",
     "squared_radius",

@@ -129,7 +129,7 @@ def test_no_address_is_fetched(server, outside):
     answer = server.call(
         *asked[:2], {"path": own_file(server), "url": outside.url, **meta}, *asked[3:]
     )
-    assert answer["explanation"]["picture"] is not None
+    assert answer["explanation"]["image"] is not None
     missing = server.call(*asked[:2], {"url": outside.url, **meta}, *asked[3:])
     assert missing["error"] == "Picture: expected an uploaded file"
     assert outside.asked == []

@@ -59,7 +59,7 @@ def test_an_answer_is_that_of_the_pipeline_and_the_page_shows_it(answers, pictur
     ]
     assert data["gamma"] == 0.25
     assert "γ = 0.25" in html
-    assert np.array(data["explanation"]["picture"]).shape == (4, 4)
+    assert np.array(data["explanation"]["image"]).shape == (4, 4)
     assert 'src="data:image/jpeg;base64,' in html
     assert '<mark class="hm-mark mention">' in html
 

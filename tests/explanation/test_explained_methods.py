@@ -50,7 +50,7 @@ def test_occlusion_works_with_every_method(name, task):
 
     assert found.words[row].weight == pytest.approx(score(marked.ids) - score(ids), abs=1e-3)
     assert abs(found.text_share) > 1e-3
-    assert (found.picture is not None) == METHODS[name].uses_images
+    assert (found.image is not None) == METHODS[name].uses_images
 
 
 def spans_of(record):
@@ -69,5 +69,5 @@ def test_attention_is_shown_where_a_method_has_it(name, task):
     found = explain(pipe, record, LABELS)
     words = sum(word.weight for word in found.words)
     assert words + found.special == pytest.approx(found.text_share)
-    assert found.text_share + found.picture_share == pytest.approx(1)
-    assert (found.picture_share > 0) == METHODS[name].uses_images
+    assert found.text_share + found.image_share == pytest.approx(1)
+    assert (found.image_share > 0) == METHODS[name].uses_images

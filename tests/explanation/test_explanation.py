@@ -71,15 +71,15 @@ def test_shares_are_those_of_the_fusion_and_sum_to_one(attention):
     assert [tokens[i] for i in special] == ["[CLS]", "[E1]", "[/E1]", "[SEP]"]
     assert found.special == pytest.approx(weights[special].sum())
     assert found.text_share == pytest.approx(weights[: len(ids)].sum())
-    assert found.picture_class == pytest.approx(weights[len(ids)])
-    assert found.picture.shape == (4, 4)
-    np.testing.assert_allclose(found.picture.ravel(), weights[len(ids) + 1 :])
-    assert np.ptp(found.picture) > 1e-4
+    assert found.image_class == pytest.approx(weights[len(ids)])
+    assert found.image.shape == (4, 4)
+    np.testing.assert_allclose(found.image.ravel(), weights[len(ids) + 1 :])
+    assert np.ptp(found.image) > 1e-4
     words = sum(word.weight for word in found.words)
     assert words + found.special == pytest.approx(found.text_share)
-    assert found.picture.sum() + found.picture_class == pytest.approx(found.picture_share)
-    assert found.text_share + found.picture_share == pytest.approx(1)
-    assert (found.method, found.picture_box) == ("attention", (0, 0, 32, 32))
+    assert found.image.sum() + found.image_class == pytest.approx(found.image_share)
+    assert found.text_share + found.image_share == pytest.approx(1)
+    assert (found.method, found.image_box) == ("attention", (0, 0, 32, 32))
 
 
 def test_words_are_slices_of_the_text_in_order():
@@ -95,7 +95,7 @@ def test_words_are_slices_of_the_text_in_order():
 def test_patches_stand_where_they_are_in_the_picture(method, place):
     pipe = local(looking())
     record = {**RECORD, "image": one_bright_patch(*place)}
-    picture = explain(pipe, record, LABELS, method=method, regions=4).picture
+    picture = explain(pipe, record, LABELS, method=method, regions=4).image
     others = np.delete(picture.ravel(), 4 * place[0] + place[1])
     if method == "attention":
         np.testing.assert_allclose(others, others[0], rtol=1e-5)
@@ -112,9 +112,9 @@ def test_a_mention_inside_a_word_leaves_it_one_word():
 def test_without_a_picture(vision, method):
     pipe = looking(vision=vision)
     found = explain(pipe, {"text": TEXT, "mention": "fox"}, LABELS, method=method)
-    assert found.picture is None
-    assert found.picture_box is None
-    assert (found.picture_class, found.picture_share) == (0, 0)
+    assert found.image is None
+    assert found.image_box is None
+    assert (found.image_class, found.image_share) == (0, 0)
     if method == "attention":
         assert found.text_share == pytest.approx(1)
 
@@ -122,7 +122,7 @@ def test_without_a_picture(vision, method):
 def test_padding_that_takes_part_counts_as_special():
     pipe = looking(paper=True)
     found = explain(pipe, RECORD, LABELS)
-    total = sum(word.weight for word in found.words) + found.special + found.picture_share
+    total = sum(word.weight for word in found.words) + found.special + found.image_share
     assert total == pytest.approx(1)
     assert found.special > 0.2  # 64 tokens, of which most are padding
 
@@ -165,15 +165,15 @@ def test_falls_are_those_of_the_score():
     options = {"method": "occlusion", "label": label, "batch_size": 3, "regions": 2}
     found = explain(pipe, RECORD, LABELS, **options)
     assert found.label == label != found.prediction["label"]
-    assert found.picture.shape == (2, 2)
-    assert found.special == found.picture_class == 0
+    assert found.image.shape == (2, 2)
+    assert found.special == found.image_class == 0
 
     def score(**changed):
         result = pipe({**RECORD, **changed}, labels=LABELS, top_k=None)
         return result["scores"][result["labels"].index(label)]
 
     whole = score()
-    assert found.picture_share == pytest.approx(whole - score(image=None), abs=1e-4)
+    assert found.image_share == pytest.approx(whole - score(image=None), abs=1e-4)
     tokenizer = pipe.processor.tokenizer
     start = TEXT.index("fox")
     batch = pipe.processor([TEXT], [[(start, start + 3)]], [RECORD["image"]], labels=LABELS)
@@ -198,7 +198,7 @@ def test_falls_are_those_of_the_score():
     pixels[:, :, 16:, :16] = batch["pixel_values"].mean((2, 3))[..., None, None]
     with torch.no_grad():
         lower_left = float(pipe.model(**{**batch, "pixel_values": pixels}).logits[0, 3])
-    assert found.picture[1, 0] == pytest.approx(base - lower_left, abs=1e-4)
+    assert found.image[1, 0] == pytest.approx(base - lower_left, abs=1e-4)
 
 
 def test_batch_size_changes_no_fall():
@@ -207,7 +207,7 @@ def test_batch_size_changes_no_fall():
         explain(pipe, RECORD, LABELS, method="occlusion", regions=3, batch_size=size)
         for size in (1, 50)
     )
-    np.testing.assert_allclose(a.picture, b.picture, atol=1e-4)
+    np.testing.assert_allclose(a.image, b.image, atol=1e-4)
     np.testing.assert_allclose(
         [word.weight for word in a.words], [word.weight for word in b.words], atol=1e-4
     )
@@ -283,3 +283,21 @@ def test_a_token_over_several_words_is_shared_out():
     assert (of.tokens, the.tokens) == ({0: pytest.approx(2 / 5)}, {0: pytest.approx(3 / 5)})
     assert fox.tokens == {1: 1}  # a space before a word belongs to its token
     assert [word.text for word in _words("of the fox", marked)] == ["of", "the", "fox"]
+
+
+@pytest.mark.parametrize("method", ["attention", "occlusion"])
+def test_the_input_itself_is_encoded_once(method, monkeypatch):
+    pipe = looking()
+    explain(pipe, RECORD, LABELS)  # encodes the labels
+    expected = pipe(RECORD, labels=LABELS)
+    sizes, encode = [], pipe.encode
+
+    def counted(queries, marked):
+        sizes.append(len(queries))
+        return encode(queries, marked)
+
+    monkeypatch.setattr(pipe, "encode", counted)
+    found = explain(pipe, RECORD, LABELS, method=method, regions=2, batch_size=100)
+    variants = len(found.words) + 1 + 1 + 4  # words, all words, the image, its regions
+    assert sizes == ([1] if method == "attention" else [1, variants])
+    assert found.prediction == expected

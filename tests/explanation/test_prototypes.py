@@ -296,3 +296,21 @@ def test_another_method_is_refused():
 def test_unfit_k_is_named():
     with pytest.raises(ValueError, match=r"^k: got 0, expected 1 or more"):
         Prototypes.of(pipe_of(), records(2)).explain(records(1)[0], k=0)
+
+
+def test_input_and_labels_are_encoded_once(monkeypatch):
+    pipe = pipe_of()
+    prototypes = Prototypes.of(pipe, records(6))
+    pipe.label_cache.vectors(LABELS)
+    record, calls = records(1)[0], []
+    encoder = pipe.model.encoders.text_model
+    encoder.register_forward_hook(lambda *_: calls.append("text"))
+    found = prototypes.explain(record, labels=LABELS, top_k=None)
+    assert len(calls) == 2  # the input, and the labels without samples
+    assert prototypes.explain(record, labels=LABELS, top_k=None) == found
+    assert len(calls) == 3
+    assert found.prediction == pipe(record, labels=LABELS, top_k=None)
+    [vector] = vectors_of(pipe, [record])
+    own = similarity(pipe.model, vector[None], pipe.label_cache.vectors(LABELS).float())[0]
+    by_label = {label.label: label.to_label for label in found.labels}
+    assert [by_label[name] for name in LABELS] == pytest.approx(own.tolist(), abs=1e-6)
