@@ -145,8 +145,12 @@ assert hmgrl.ZeroShotTypingPipeline.__name__ == "ZeroShotTypingPipeline"
 assert "multimodal-zero-shot-typing" in pipelines.PIPELINE_REGISTRY.get_supported_tasks()
 assert not {"datasets", "evaluate", "geoopt", "hmgrl_cli"} & set(sys.modules)
 import modeling_hmgrl
-assert hmgrl.__all__ == modeling_hmgrl.__all__
-assert all(getattr(hmgrl, name) is getattr(modeling_hmgrl, name) for name in hmgrl.__all__)
+assert hmgrl.__all__ == [*modeling_hmgrl.__all__, "LabelSets", "load_gzs"]
+for name in modeling_hmgrl.__all__:
+    assert getattr(hmgrl, name) is getattr(modeling_hmgrl, name)
+import dataset_scripts
+assert hmgrl.load_gzs is dataset_scripts.load_gzs
+assert hmgrl.LabelSets.__module__ == "modeling_hmgrl.metrics.label_sets"
 assert set(hmgrl.__all__) <= set(dir(hmgrl))
 try:
     hmgrl.nothing
