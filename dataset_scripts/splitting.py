@@ -48,12 +48,17 @@ class SourceReader:
         options: Options of the source; the seed is ignored.
 
     Raises:
-        ValueError: If the source is unknown.
+        ValueError: If the source is unknown, or an option does not apply to it.
     """
 
     def __init__(self, source: str, options: SourceOptions) -> None:
         if source not in SOURCES:
             raise ValueError(f"source: expected one of {sorted(SOURCES)}, got {source!r}")
+        if options.joiner != "auto" and source != "bio":
+            raise ValueError(
+                f"joiner: expected 'auto' for the source {source!r}, whose texts are not tagged by "
+                f"token, got {options.joiner!r}"
+            )
         self.source = source
         self.options = options
 
@@ -144,13 +149,14 @@ def divide(reader: SourceReader, options: SourceOptions) -> Division:
     elif options.group_by != "none":
         raise ValueError("group_by: expected 'none', since the records specify their splits")
 
-    report.splits = {split: dict.fromkeys(partition.labels, 0) for split in SPLITS}
+    known = dict.fromkeys(partition.labels, 0)
+    report.splits = {split: dict(known) for split in SPLITS}
     report.images = dict.fromkeys(("found", "missing", "unreadable", "none"), 0)
     used: dict[str, ImageState] = {}
     for record, split in zip(corpus.records, assignment, strict=True):
         if split is None:
             reason = "label outside the partition"
-            if record.label in partition.labels:
+            if record.label in known:
                 reason = "shares a sentence or an image with a split that its label is not in"
             report.leave_out(reason, record.place, record.label)
             continue

@@ -8,6 +8,20 @@ from dataset_scripts.export import load_exported
 
 from .arguments import UsageError
 
+FIXED = {
+    "split_seed": None,
+    "image_dir": None,
+    "counts": None,
+    "partition": None,
+    "rotation": None,
+    "group_by": "none",
+    "label_text": None,
+    "label_descriptions": None,
+    "joiner": "auto",
+    "on_error": "raise",
+}
+"""Options that exported splits determine, with their defaults."""
+
 
 def add_split_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Adds the options that select data and splits.
@@ -18,7 +32,7 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
     add_source_arguments(parser, "exported")
     group = parser.add_argument_group("splits")
     group.add_argument(
-        "--split-seed", type=int, default=0, metavar="SEED", help="seed of the split (default: 0)"
+        "--split-seed", type=int, metavar="SEED", help="seed of the split (default: 0)"
     )
     group.add_argument(
         "--data-config",
@@ -42,14 +56,17 @@ def load_data(options: argparse.Namespace) -> GZSData:
     if options.source == "exported":
         if options.data_dir is None:
             raise UsageError("--source exported: expected --data-dir, a folder or repository")
-        fixed = ("image_dir", "counts", "seen", "rotation", "label_descriptions")
-        if any(choices.get(name) is not None for name in fixed) or options.group_by != "none":
+        given = {name: getattr(options, name) not in (None, usual) for name, usual in FIXED.items()}
+        if wrong := [f"--{name.replace('_', '-')}" for name, wrong in given.items() if wrong]:
             raise UsageError(
-                "--source exported: the splits are fixed; expected no --image-dir, --counts, "
-                "--partition, --rotation, --group-by or --label-descriptions"
+                f"--source exported: the splits are fixed; expected no {', '.join(wrong)}"
             )
         return load_exported(options.data_dir, options.data_config)
+    if options.data_config is not None:
+        raise UsageError(
+            f"--data-config: expected only with --source exported, got {options.source}"
+        )
     try:
-        return load_gzs(**choices, seed=options.split_seed)
+        return load_gzs(**choices, seed=options.split_seed or 0)
     except TypeError as error:  # `SourceOptions` raises it for values of the wrong type
         raise ValueError(str(error)) from error

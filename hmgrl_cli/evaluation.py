@@ -1,7 +1,8 @@
 """Evaluate a trained model on the validation and test splits and write a report.
 
 gamma and the temperature are those that training selected on validation; evaluation tunes nothing.
-The labels are those of the data, which must be split as in training.
+The labels are those of the data, which must be split as in training. Labels have the same texts as
+in training on the same source, unless --label-text selects others.
 """
 
 import argparse
@@ -94,10 +95,11 @@ def run(options: argparse.Namespace) -> None:
 
     configure_cpu()
     model, processor = load_model(options.model, options.revision, not options.no_progress)
+    trained = read_run_report(options.model, options.revision)
+    options.label_text = options.label_text or label_text_of_training(trained, options.source)
     data = load_data(options)
     config, partition = model.config, data.partition
     check_labels(config, data, options.allow_other_labels)
-    trained = read_run_report(options.model, options.revision)
     check_split(trained, data, options.allow_other_split)
     if options.no_images:
         processor.use_images = False
@@ -115,7 +117,7 @@ def run(options: argparse.Namespace) -> None:
         feature_dir=options.feature_dir,
         progress=not options.no_progress,
         tracker="none",
-        seed=options.split_seed,
+        seed=data.report.settings["seed"],
     )
     scored = {name: data.splits[name] for name in SPLITS if name in options.splits}
     names = data.splits["train"].features["label"].names
@@ -128,9 +130,15 @@ def run(options: argparse.Namespace) -> None:
         print(f"{options.program}: {sentence}", file=sys.stderr)
     report = make_report(options, data, evaluator, scores, missing)
     write_json(options.output, report)
-    print(f"Scores (%) of {options.model} on {data.report.source}, seed {options.split_seed}:")
+    print(f"Scores (%) of {options.model} on {data.report.source}, seed {arguments.seed}:")
     print(score_table(scores).replace("| method", "| split ", 1))
     print(f"Report: {options.output}")
+
+
+def label_text_of_training(trained: dict[str, Any] | None, source: str) -> str | None:
+    """Returns the value of --label-text with which a model was trained on the source, if known."""
+    data = (trained or {}).get("data", {})
+    return data.get("settings", {}).get("label_text") if data.get("source") == source else None
 
 
 def check_labels(config: Any, data: Any, allowed: bool) -> None:
@@ -266,8 +274,9 @@ def make_report(
         processes=evaluator.accelerator.num_processes,
     )
     names = ("splits", "batch_size", "mixed_precision", "no_images", "allow_other_labels",
-             "allow_other_split", "split_seed")  # fmt: skip
+             "allow_other_split")  # fmt: skip
     report["arguments"] = {name: getattr(options, name) for name in names}
+    report["arguments"]["split_seed"] = data.report.settings["seed"]
     return report
 
 

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("transductive", "inductive"),
         default="transductive",
         help="whether the generator is given the names of the test-unseen labels (transductive, "
-        "the paper's protocol) or not",
+        "the paper's protocol) or not; without effect for methods without a generator",
     )
     splits.add_argument(
         "--generator-labels",
@@ -69,7 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vision-encoder",
         default="google/vit-base-patch16-384",
         metavar="NAME",
-        help="image encoder, as a folder or a name on the Hub",
+        help="image encoder, as a folder or a name on the Hub; not used with --no-images or by "
+        "text-only methods",
     )
     model.add_argument(
         "--paper", action="store_true", help="use the settings of the paper unless given here"
@@ -85,9 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--max-length",
         type=int,
-        default=128,
         metavar="TOKENS",
-        help="maximum number of tokens in a text",
+        help="maximum number of tokens in a text (default: 128)",
     )
     run_group = parser.add_argument_group("run")
     _add_training_arguments(run_group)
@@ -162,7 +162,7 @@ def make_model(
     vision: str | None,
     settings: dict[str, Any],
     paper: bool = False,
-    max_length: int = 128,
+    max_length: int | None = None,
 ) -> tuple[Any, Any]:
     """Makes an untrained model of a method, and its processor.
 
@@ -173,7 +173,7 @@ def make_model(
         vision: Folder or Hub name of the image encoder, or None; ignored by text-only methods.
         settings: Fields of the method's configuration.
         paper: Whether all other settings, including the lengths, are as published.
-        max_length: Maximum number of tokens in a text, unless ``paper`` is set.
+        max_length: Maximum number of tokens in a text; 128 if None.
 
     Returns:
         Model and processor.
@@ -182,9 +182,11 @@ def make_model(
 
     kind: Any = METHODS[method]
     vision = vision if kind.uses_images else None
-    lengths: dict[str, Any] = {"max_length": max_length}
+    lengths: dict[str, Any] = {"max_length": 128}
     if paper:
         lengths = PAPER_LENGTHS[task] | {"pad_to_max_length": True}
+    if max_length is not None:
+        lengths["max_length"] = max_length
     lengths |= kind.processor_settings
     processor = HMGRLProcessor.from_backbones(text, vision, task=task, **lengths)
     model = kind.from_backbones(
@@ -208,6 +210,12 @@ def run(options: argparse.Namespace) -> None:
     from modeling_hmgrl.metrics.label_sets import LabelSets  # noqa: PLC0415
     from modeling_hmgrl.reports.run_report import score_table  # noqa: PLC0415
 
+    if options.references and options.no_test:
+        raise UsageError("--references, --no-test: expected at most one of them")
+    if options.generator_labels and not METHODS[options.method].uses_generator_labels:
+        raise UsageError(
+            f"--generator-labels: expected a method with a generator, got --method {options.method}"
+        )
     configure_cpu()
     settings = parse_settings(options.set, options.method)
     if options.label_text is None and options.source != "exported":
@@ -236,7 +244,7 @@ def run(options: argparse.Namespace) -> None:
         options.max_length,
     )
     references: dict[str, Any] = {}
-    if options.references and not options.no_test:
+    if options.references:
         references = _evaluate_baselines(model, processor, labels, data, arguments.metric)
     trainer = HMGRLTrainer(
         model,

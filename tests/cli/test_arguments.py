@@ -13,8 +13,11 @@ from dataset_scripts.__main__ import main, parse_arguments
 from dataset_scripts.arguments import read_partition, source_choices
 from dataset_scripts.export import export
 from hmgrl_cli.arguments import UsageError
+from hmgrl_cli.cli import main as run
 from hmgrl_cli.cli import parse_arguments as parse
 from hmgrl_cli.data_arguments import load_data
+from hmgrl_cli.evaluation import label_text_of_training
+from hmgrl_cli.train import make_model
 
 GROUPS = {"seen": ["bird"], "validation_unseen": ["fish"], "test_unseen": ["tree"]}
 
@@ -34,7 +37,7 @@ def test_help_says_what_the_encoder_may_be_shown(capsys):
     with pytest.raises(SystemExit):
         parse_arguments(["report", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "--label-text {raw,verbalised,parts,described}" in shown
+    assert "--label-text {auto,raw,verbalised,parts,described}" in shown
     for text in ("label names", "names in words", "relations in three parts", "descriptions"):
         assert text in shown
 
@@ -77,8 +80,43 @@ def test_training_takes_exported_splits_as_they_are(tmp_path):
     with pytest.raises(UsageError, match="expected --data-dir"):
         load_data(parse(["train", "--source", "exported"]))
     options = ["--source", "exported", "--data-dir", folder, "--counts", "1", "1", "1"]
-    with pytest.raises(UsageError, match="the splits are fixed"):
+    with pytest.raises(UsageError, match=r"the splits are fixed; expected no --counts$"):
         load_data(parse(["train", *options]))
+    options[4:] = ["--split-seed", "0", "--label-text", "raw", "--on-error", "report"]
+    with pytest.raises(UsageError, match=r"expected no --split-seed, --label-text, --on-error$"):
+        load_data(parse(["train", *options]))
+    with pytest.raises(UsageError, match="--data-config: expected only with --source exported"):
+        load_data(parse(["train", "--data-config", "seed-7"]))
+    evaluated = parse(["evaluate", "--model", "x", *options[:4]])
+    assert load_data(evaluated).report.settings["seed"] == 7
+
+
+def test_options_without_effect_are_refused(tmp_path, capsys):
+    for words, message in {
+        ("--references", "--no-test"): "--references, --no-test: expected at most one",
+        ("--method", "proto", "--generator-labels", "a"): "expected a method with a generator",
+    }.items():
+        assert run(["train", "--source", "sample", *words]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(ValueError, match="joiner: expected 'auto' for the source 'sample'"):
+        load_gzs("sample", joiner="space")
+    with pytest.raises(SystemExit, match="--private: expected only with --push-to-hub"):
+        main(["export", "--out", str(tmp_path / "out"), "--private"])
+
+
+def test_lengths_of_the_paper_yield_to_a_given_one(backbones):
+    text, _ = backbones
+    for paper in (False, True):
+        for given, expected in ((None, 128), (64, 64)):
+            _, processor = make_model("hmgrl", "typing", text, None, {}, paper, given)
+            assert processor.max_length == expected
+
+
+def test_evaluation_takes_the_label_texts_of_training():
+    trained = {"data": {"source": "mnre", "settings": {"label_text": "raw"}}}
+    assert label_text_of_training(trained, "mnre") == "raw"
+    assert label_text_of_training(trained, "records") is None
+    assert label_text_of_training(None, "mnre") is None
 
 
 def test_a_fault_of_the_data_ends_in_one_line(tmp_path):
