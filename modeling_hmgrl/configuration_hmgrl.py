@@ -52,7 +52,7 @@ class ZeroShotTypingConfig(PreTrainedConfig):
 
     Args:
         text_config: Configuration of any BERT-like text encoder.
-        vision_config: Configuration of any ViT-like image encoder; None for a model of text alone.
+        vision_config: Configuration of any ViT-like image encoder; None for a text-only model.
         task: "typing" (one span, entity type) or "relation" (two spans, head first).
         score_function: Score of a sample and a label: "dot" (paper), "cosine" with a learnt
             temperature, or a squared distance times a learnt negative factor: "geodesic" for the

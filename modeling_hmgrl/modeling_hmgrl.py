@@ -173,7 +173,7 @@ class HMGRLModel(Encoders):
             attention_mask: 1 where there is a token, shape (B, n).
             span_positions: Token positions of the opening and closing marker of each mention,
                 shape (B, spans, 2).
-            pixel_values: Images, shape (B, 3, height, width), or None for texts alone.
+            pixel_values: Images, shape (B, 3, height, width), or None for text only.
             image_features: Image encoder's states, shape (B, m, d'), instead of images.
             image_mask: Samples that have an image, shape (B,); all if None.
             text_features: Text encoder's states, shape (B, n, d), instead of encoding the texts.

@@ -68,7 +68,7 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
 
         Args:
             text: Text encoder: a model, a folder or a Hub name.
-            vision: Image encoder: a model, a folder or a Hub name; None for text alone.
+            vision: Image encoder: a model, a folder or a Hub name; None for text only.
             processor: Processor whose tokenizer has the entity markers; the token embeddings are
                 resized to it, and those of the markers are initialised to those of punctuation
                 (:attr:`HMGRLProcessor.marker_initials`).
@@ -270,7 +270,7 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
             attention_mask: 1 where there is a token, shape (B, n).
             span_positions: Token positions of the opening and closing marker of each mention,
                 shape (B, spans, 2).
-            pixel_values: Images, shape (B, 3, height, width), or None for texts alone.
+            pixel_values: Images, shape (B, 3, height, width), or None for text only.
             image_features: Image encoder's states, shape (B, m, d'), instead of images.
             image_mask: Samples that have an image, shape (B,); all if None.
             candidate_input_ids: Token ids of the K labels to score, shape (K, L).

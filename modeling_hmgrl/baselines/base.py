@@ -38,7 +38,7 @@ class Method(ZeroShotTypingModel):
             )
         if config.vision_config is not None and not self.uses_images:
             raise ValueError(
-                f"vision_config: {config.model_type} is a method of text alone, expected None"
+                f"vision_config: {config.model_type} is a text-only method, expected None"
             )
         if config.label_parts and not config.takes_label_parts:
             raise ValueError(
@@ -63,7 +63,7 @@ class Method(ZeroShotTypingModel):
 class ContextMethod(Method):
     """Base class of typing baselines that attend over the context: the tokens outside the mention.
 
-    They use text alone. The attention is initialised to uniform weights.
+    They use text only. The attention is initialised to uniform weights.
     """
 
     uses_images = False

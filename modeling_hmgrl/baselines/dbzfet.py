@@ -26,7 +26,7 @@ class DBZFETConfig(ZeroShotTypingConfig):
 
 
 class DBZFETForZeroShotTyping(ContextMethod):
-    """DBZFET: mention and attention-pooled context against descriptions; text alone.
+    """DBZFET: mention and attention-pooled context against descriptions; text only.
 
     Examples:
         >>> import torch

@@ -49,7 +49,7 @@ class MZETConfig(ZeroShotTypingConfig):
 
 
 class MZETForZeroShotTyping(ContextMethod):
-    """MZET: words, characters and context of a mention, a memory of seen types; text alone.
+    """MZET: words, characters and context of a mention, a memory of seen types; text only.
 
     Examples:
         >>> import torch

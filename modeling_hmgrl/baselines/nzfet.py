@@ -43,7 +43,7 @@ class NZFETEncoding(SampleEncoding):
 
 
 class NZFETForZeroShotTyping(ContextMethod):
-    """NZFET: mention and label-specific context against the label; text alone.
+    """NZFET: mention and label-specific context against the label; text only.
 
     Examples:
         >>> import torch

@@ -24,7 +24,7 @@ class ProtoConfig(ZeroShotTypingConfig):
 
 
 class ProtoForZeroShotTyping(Method):
-    """Proto: mention states against labels; text alone.
+    """Proto: mention states against labels; text only.
 
     Examples:
         >>> import torch

@@ -71,7 +71,7 @@ class REMatchingEncoding(SampleEncoding):
 
 
 class REMatchingForZeroShotTyping(Method):
-    """RE-Matching: similarities of head, tail and purified context; text alone.
+    """RE-Matching: similarities of head, tail and purified context; text only.
 
     Examples:
         >>> import torch

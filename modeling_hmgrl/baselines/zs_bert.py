@@ -61,7 +61,7 @@ class ZSBERTConfig(ZeroShotTypingConfig):
 
 
 class ZSBERTForZeroShotTyping(Method):
-    """ZS-BERT: attribute vectors in the space of a frozen encoder; text alone.
+    """ZS-BERT: attribute vectors in the space of a frozen encoder; text only.
 
     Examples:
         >>> import torch

@@ -66,7 +66,7 @@ class ZSSKAConfig(ZeroShotTypingConfig):
 
 
 class ZSSKAForZeroShotTyping(Method):
-    """ZS-SKA: the mask of a prompt against labels with virtual words; text alone.
+    """ZS-SKA: the mask of a prompt against labels with virtual words; text only.
 
     Examples:
         >>> import torch

@@ -251,7 +251,7 @@ class ONNXZeroShotTyping:
 
         Raises:
             ValueError: If the number of spans is not that of the task, or images are given to a
-                model of text alone.
+                text-only model.
         """
         spans, batch = self.config.num_spans, len(input_ids)
         if span_positions is None or span_positions.shape[1:] != (spans, 2):

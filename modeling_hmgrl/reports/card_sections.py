@@ -78,7 +78,7 @@ def usage(report: Report, config: Any, trains_on_unseen: bool = True) -> str:
         "it"
     )
     image = (
-        "This model takes text alone."
+        "This model takes text only."
         if config.vision_config is None
         else "`image` is a path, bytes, a PIL image or an array, and is optional."
     )

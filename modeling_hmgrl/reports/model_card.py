@@ -90,7 +90,7 @@ def make_card(
     image = ", optionally with an image" if config.vision_config is not None else ""
     images = "used in training" if report["images_used"] else "not used in training"
     if config.vision_config is None:
-        images = "none: the model takes text alone"
+        images = "none: the model takes text only"
     return ModelCard.from_template(
         card_data,
         template_path=str(TEMPLATE),

@@ -40,7 +40,7 @@ def prepare(
 ) -> Prepared:
     """Tokenises the splits and precomputes the states of frozen encoders.
 
-    If no record has an image, the image column is removed and the model takes text alone. If the
+    If no record has an image, the image column is removed and the model takes text only. If the
     image encoder is trained, images remain undecoded in the records and are opened batch by batch.
 
     Args:

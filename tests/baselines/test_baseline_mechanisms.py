@@ -418,7 +418,7 @@ def test_analogy_moves_what_is_close_to_the_seen_label():
 
 def test_a_method_of_text_alone_refuses_an_image_encoder():
     config = ProtoConfig(text_config=tiny_text_config(), vision_config=tiny_vision_config())
-    with pytest.raises(ValueError, match="hmgrl-proto is a method of text alone, expected None"):
+    with pytest.raises(ValueError, match="hmgrl-proto is a text-only method, expected None"):
         METHODS["proto"](config)
 
 

@@ -20,7 +20,7 @@ VARIANTS = {
         "learnable_curvature": True, "hvib_layer": "fully_lorentz", "squared_radius": 2.0,
         "score_function": "geodesic",
     },
-    "text alone": {"vision": False},
+    "text only": {"vision": False},
     "small projection": {"projection_size": 8, "hvib_layer": "euclidean"},
     "additive with similarity": {"attention": "additive", "contrast_function": "dot"},
 }  # fmt: skip

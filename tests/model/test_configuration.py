@@ -14,7 +14,7 @@ LIBRARY_FIELDS = {"transformers_version", "_name_or_path"}
 
 FAMILIES = {
     "default": {},
-    "text alone": {"vision": False},
+    "text only": {"vision": False},
     "paper typing": {"paper": True},
     "paper relation": {"paper": True, "task": "relation"},
     "hyperbolic": {

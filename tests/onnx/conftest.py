@@ -50,7 +50,7 @@ def text_model():
 
 @pytest.fixture(scope="session")
 def exported_text(text_model, tmp_path_factory):
-    """Folder of an export of text alone, for relations, with the other settings."""
+    """Folder of a text-only export, for relations, with the other settings."""
     folder = tmp_path_factory.mktemp("onnx") / "text"
     return export_onnx(text_model, processor_of(text_model), folder)
 

@@ -32,6 +32,16 @@ def test_mentions_are_found_as_offsets():
     assert find_mentions("aaa", "aa", occurrence=np.int64(1)) == [(1, 3)]
 
 
+def test_the_occurrence_that_stands_alone_is_the_mention():
+    pipe = tiny_pipeline(vision=False)
+    call = pipe.parse_call({"labels": LABELS})
+    query = pipe.prepare(call, ({"text": "This is it", "mention": "is"}, "input"))
+    assert query.spans == [(5, 7)]
+    assert find_mentions("This is it", "is", occurrence=0) == [(2, 4)]
+    found = pipe("This is it", mention="is", labels=LABELS)
+    assert found == pipe("This is it", spans=[[5, 7]], labels=LABELS)
+
+
 @pytest.mark.parametrize(
     ("mentions", "which", "message"),
     [

@@ -161,7 +161,7 @@ def test_what_is_missing_is_said():
     report, config = make_report(images_used=False)
     config.vision_config = None
     text = make_card(report, config, "me/model").text
-    assert "This model takes text alone." in text
+    assert "This model takes text only." in text
     assert "No images were used in training." in text
 
 
