@@ -32,7 +32,12 @@ def add_source_arguments(parser: argparse.ArgumentParser, *others: str) -> None:
         help="data set or format of the data",
     )
     add("--data-dir", metavar="PATH", help="folder of the text files, or a single file")
-    add("--image-dir", metavar="FOLDER", help="folder of the images; images may be missing")
+    add(
+        "--image-dir",
+        metavar="FOLDER",
+        help="folder of the images, some of which may be missing (default: for records, the folder "
+        "of the file)",
+    )
     add(
         "--counts",
         type=int,
