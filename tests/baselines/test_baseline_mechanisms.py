@@ -84,7 +84,7 @@ def test_regions_are_the_tokens_closest_to_the_class_token():
     assert regions_of(image, 50).shape == (3, 11, 8)
 
 
-def test_movcnet_sees_its_regions_alone_and_leaves_mentions_without_a_picture():
+def test_movcnet_sees_its_regions_alone_and_leaves_mentions_without_an_image():
     model = tiny_method("movcnet", num_regions=3)
     text, image, spans = random(2, 9, 32), random(2, 17, 32), torch.tensor([[[1, 4]], [[2, 6]]])
     mask = torch.tensor([True, False])
@@ -416,7 +416,7 @@ def test_analogy_moves_what_is_close_to_the_seen_label():
 # What methods refuse
 
 
-def test_a_method_of_text_alone_refuses_an_image_encoder():
+def test_a_text_only_method_refuses_an_image_encoder():
     config = ProtoConfig(text_config=tiny_text_config(), vision_config=tiny_vision_config())
     with pytest.raises(ValueError, match="hmgrl-proto is a text-only method, expected None"):
         METHODS["proto"](config)

@@ -112,7 +112,7 @@ def test_the_prompt_is_read_once(folder, monkeypatch):
     assert max(lengths[1:]) < whole  # answers alone
 
 
-def test_the_picture_takes_part(asked):
+def test_the_image_takes_part(asked):
     with_it, without = (
         asked.scores([{**RECORDS[0], "image": image}], LABELS)
         for image in (RECORDS[0]["image"], None)

@@ -56,7 +56,7 @@ def test_partition_of_a_file(tmp_path):
     ["{", "[]", "{}", '{"seen": ["a"]}', json.dumps(GROUPS | {"seen": "bird"}),
      json.dumps(GROUPS | {"seen": []}), json.dumps(GROUPS | {"more": ["a"]})],
 )  # fmt: skip
-def test_partition_files_that_are_none(tmp_path, content):
+def test_partition_files_that_are_invalid(tmp_path, content):
     path = tmp_path / "labels.json"
     path.write_text(content)
     with pytest.raises(

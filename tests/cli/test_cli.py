@@ -277,7 +277,7 @@ def test_another_split_of_the_same_data_is_refused(world, capsys):
     assert "another split (seed: got 3, in training 0), so that" in capsys.readouterr().err
 
 
-def test_what_is_missing_is_said(world, capsys):
+def test_what_is_missing_is_reported(world, capsys):
     out = ["--no-images", "--label-text", "described", "--splits", "test"]
     texts = {name: f"a kind of {name}" for name in ("animal", "vehicle", "plant", "tool", "drink",
                                                     "place")}  # fmt: skip

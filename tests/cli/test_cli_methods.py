@@ -72,7 +72,7 @@ def test_trained_it_is_evaluated_and_predicts_but_is_not_exported(
     assert not (tmp_path / "onnx").exists()
 
 
-def test_names_without_samples_are_missed_by_methods_that_imagine_them_alone(world, backbones):
+def test_names_without_samples_are_missed_by_methods_that_only_generate_them(world, backbones):
     found = {}
     for name in ("proto", "zs_ska"):
         run = world / name

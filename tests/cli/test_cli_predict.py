@@ -161,7 +161,7 @@ def test_labels_that_none_names_must_come_with_the_record(world, predict, tmp_pa
     assert sorted(two["prediction"]["labels"]) == ["x", "y"]
 
 
-def test_pictures_of_the_standard_input_need_a_folder(world, predict, capsysbinary):
+def test_images_of_the_standard_input_need_a_folder(world, predict, capsysbinary):
     content = lines(records(1))
     predict("--on-error", "skip", stdin=Stdin(content), expected=3)
     assert b"expected an image folder (--image-dir)" in capsysbinary.readouterr().out
@@ -203,7 +203,7 @@ def test_files_of_labels(predict, tmp_path, capsysbinary, name, content):
         ("a.txt", b"\xff", "can't decode byte 0xff"),
     ],
 )
-def test_files_of_labels_that_are_none(predict, tmp_path, capsys, name, content, message):
+def test_files_of_labels_that_are_invalid(predict, tmp_path, capsys, name, content, message):
     (tmp_path / name).write_bytes(content)
     predict("--labels-file", tmp_path / name, stdin=Stdin(b""), expected=1)
     said = error_of(capsys)

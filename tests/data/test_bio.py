@@ -150,7 +150,7 @@ def test_stray_tags_are_noted_and_read_as_outside(path, content, names, strays):
     assert not corpus.report.left_out
 
 
-def test_pictures_with_and_without_ending(path, pictures):
+def test_images_with_and_without_ending(path, pictures):
     names = ["IMGID:1", "IMGID: 2.jpg", "IMGID:9", "IMGID:", None]
     path.write_text("\n".join(f"{name or ''}\nAda B-PER\n" for name in names))
     corpus = read(path, image_dir=str(pictures))
@@ -160,7 +160,7 @@ def test_pictures_with_and_without_ending(path, pictures):
     assert corpus.records[1].place == Place("a.txt", 5)
 
 
-def test_a_picture_belongs_to_one_document(path, pictures):
+def test_an_image_belongs_to_one_document(path, pictures):
     path.write_text(
         "IMGID:1\n\nAda B-PER\n\nBob B-PER\nIMGID:\nEve B-PER\nIMGID:2\nKim B-PER\n\n"
         "IMGID:1\n-DOCSTART- O\nRex B-PER\n\nIMGID:1\nIMGID:\nMia B-PER\n"
@@ -244,7 +244,7 @@ def test_folders_and_wrong_choices(path, tmp_path):
         read(path)
 
 
-def test_loading_counts_records_and_pictures(path, pictures, tmp_path):
+def test_loading_counts_records_and_images(path, pictures, tmp_path):
     document = "IMGID:{}\nAda B-PER\nin O\nRome B-LOC\nat O\nAcme B-ORG\n\n"
     path.write_text("".join(document.format(n) for n in (1, 2, 9)) + "IMGID:two\nEve S-PER\n")
     choices = {"image_dir": str(pictures), "cache_dir": str(tmp_path / "cache")}

@@ -170,7 +170,7 @@ def test_files_that_do_not_fit_each_other(data, tmp_path):
 
 
 @pytest.mark.parametrize("path", ["/etc/hostname", "http://127.0.0.1:9/picture.png"])
-def test_a_picture_that_is_a_mere_path_is_refused(data, tmp_path, path):
+def test_an_image_that_is_a_mere_path_is_refused(data, tmp_path, path):
     folder = export(data[0], tmp_path / "trap")
     [file] = (folder / "default").glob("test-*.parquet")
     table = parquet.read_table(file)

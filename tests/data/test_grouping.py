@@ -83,7 +83,7 @@ def test_groups_are_all_that_are_linked(records, by):
     assert members(group_samples(records, by)) == linked(records, by)
 
 
-def test_a_chain_of_sentences_and_pictures_is_one_group():
+def test_a_chain_of_sentences_and_images_is_one_group():
     pairs = [("p", "1"), ("p", "2"), ("q", "2"), ("q", None), ("r", "3"), ("s", None), ("1", None)]
     records = [Record(str(n), text, ((0, 1),), "a", i) for n, (text, i) in enumerate(pairs)]
     # A sentence that reads like the name of a picture is no link; neither are two without one.

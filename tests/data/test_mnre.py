@@ -169,7 +169,7 @@ def test_seed_protocol_and_label_text_are_part_of_the_key(folder, tmp_path, monk
     assert len(set(files)) == 5
 
 
-def test_pictures_found_missing_and_unreadable(folder, tmp_path):
+def test_images_found_missing_and_unreadable(folder, tmp_path):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for number in range(20):
@@ -201,7 +201,7 @@ def test_pictures_found_missing_and_unreadable(folder, tmp_path):
     assert found == 18
 
 
-def test_another_picture_gives_new_data(folder, tmp_path):
+def test_another_image_gives_new_data(folder, tmp_path):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     before = load(folder, tmp_path, image_dir=str(pictures))

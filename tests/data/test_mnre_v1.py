@@ -60,7 +60,7 @@ def test_names_of_files_and_ids(folder):
         read(SourceOptions(data_dir=str(folder)))
 
 
-def test_numbers_find_pictures_by_stem(folder, pictures):
+def test_numbers_find_images_by_stem(folder, pictures):
     for name in ("12.jpg", "13.PNG", "0014.jpg", "15.txt.jpg", "twitter_stream_7.jpg"):
         save(pictures, name)
     (pictures / "16.txt").write_text("no picture")
@@ -73,7 +73,7 @@ def test_numbers_find_pictures_by_stem(folder, pictures):
     assert images_of(folder, 12, "13.PNG")[0] == ["12", "13.PNG"]
 
 
-def test_several_pictures_of_a_stem_are_refused(folder, pictures):
+def test_several_images_of_a_stem_are_refused(folder, pictures):
     for name in ("12.jpg", "12.png", "13.jpg"):
         save(pictures, name)
     message = r"^ours_val\.txt, line 2, field 'img_id': expected one image named '12', got "
@@ -87,7 +87,7 @@ def test_several_pictures_of_a_stem_are_refused(folder, pictures):
 
 
 @pytest.mark.parametrize("image_id", [-1, 10**30])
-def test_a_number_without_picture_is_no_fault(folder, pictures, image_id):
+def test_a_number_without_image_is_no_fault(folder, pictures, image_id):
     assert images_of(folder, image_id, image_dir=str(pictures))[0] == [str(image_id)]
 
 
@@ -98,7 +98,7 @@ def test_a_link_is_found_by_its_number_and_refused(folder, pictures, tmp_path):
         images_of(folder, 12, image_dir=str(pictures))
 
 
-def test_a_missing_picture_is_counted_and_never_replaced(folder, pictures, tmp_path):
+def test_a_missing_image_is_counted_and_never_replaced(folder, pictures, tmp_path):
     for number in range(0, 40, 2):
         save(pictures, f"{number}.jpg", number)
     choices = {"image_dir": str(pictures), "cache_dir": str(tmp_path / "cache")}

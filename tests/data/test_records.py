@@ -191,7 +191,7 @@ def test_too_few_samples(path, tmp_path):
         load(path, tmp_path)
 
 
-def test_pictures_lie_beside_the_file_or_in_their_folder(path, tmp_path):
+def test_images_lie_beside_the_file_or_in_their_folder(path, tmp_path):
     write(path, [record(number, image=f"sub/{number}.png") for number in range(40)])
     for folder, number in ((path.parent, 1), (tmp_path / "pictures", 2)):
         (folder / "sub").mkdir(parents=True)
@@ -206,7 +206,7 @@ def test_pictures_lie_beside_the_file_or_in_their_folder(path, tmp_path):
         assert rows[0]["image"].size == (9, 9)
 
 
-def test_pictures_behind_a_link_are_refused(path, tmp_path):
+def test_images_behind_a_link_are_refused(path, tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "secret.png")
     (path.parent / "link.png").symlink_to(tmp_path / "secret.png")
     path.write_text(path.read_text() + json.dumps(record(40, image="link.png")) + "\n")
@@ -216,7 +216,7 @@ def test_pictures_behind_a_link_are_refused(path, tmp_path):
     assert report.left_out["image: link"].count == 1
 
 
-def test_edited_pictures_and_records_give_new_data(path, tmp_path):
+def test_edited_images_and_records_give_new_data(path, tmp_path):
     write(path, [record(number, image="a.png") for number in range(40)])
     picture = path.parent / "a.png"
     Image.new("RGB", (9, 9)).save(picture)

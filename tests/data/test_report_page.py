@@ -134,7 +134,7 @@ def pixels_of(image, colour):
     return sum(count for count, found in image.getcolors(1 << 24) if found == rgb)
 
 
-def test_the_picture_grows_and_shows_each_group(tmp_path):
+def test_the_figure_grows_and_shows_each_group(tmp_path):
     heights = []
     for number in (3, 60):
         labels = [f"label {index}" for index in range(number)]
@@ -157,7 +157,7 @@ def test_labels_go_by_group_and_number(tmp_path):
     assert ordered_labels(data) == ["b", "a", "c", "f", "e", "d"]
 
 
-def test_the_picture_takes_labels_for_text(tmp_path):
+def test_the_figure_takes_labels_for_text(tmp_path):
     # Not mathematics, no control of the line, and a character that hardly any font has.
     labels = ("$x$", "$\\frac{", "a\nb\tc", "人物 𓀀", "שלום", "🦊")
     data = load(tmp_path, [record(number, labels) for number in range(60)])
@@ -252,7 +252,7 @@ def test_samples_do_not_depend_on_the_order_of_rows(data, tmp_path):
     assert choose_samples(turned, 12) == chosen
 
 
-def test_pictures_come_first_and_may_be_damaged(tmp_path):
+def test_images_come_first_and_may_be_damaged(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     names = [f"{number}.png" for number in range(0, 40, 2)]
@@ -275,7 +275,7 @@ def test_pictures_come_first_and_may_be_damaged(tmp_path):
     assert page.text.count("image cannot be read") == len(pictures)
 
 
-def test_of_a_label_samples_with_pictures_are_shown(tmp_path):
+def test_of_a_label_samples_with_images_are_shown(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "one.png")
     records = [record(i, image="one.png" if i // 4 % 3 == 0 else None) for i in range(120)]
     data = load(tmp_path, records, image_dir=str(tmp_path))

@@ -15,7 +15,7 @@ def data(cache_dir):
     return load_gzs(cache_dir=cache_dir)
 
 
-def test_every_record_is_used_and_has_a_picture(data):
+def test_every_record_is_used_and_has_an_image(data):
     report = data.report
     assert data.task == "typing"
     assert report.records_in == report.records_out == sum(map(len, data.splits.values()))

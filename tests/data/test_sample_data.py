@@ -71,7 +71,7 @@ def test_text_is_clean(rows):
         assert 4 <= len(row["text"].split()) <= 40
 
 
-def test_pictures(rows):
+def test_images(rows):
     content = {}
     for row in rows:
         picture = row["image"]

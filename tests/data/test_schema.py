@@ -199,7 +199,7 @@ def test_any_bytes_can_be_read(tmp_path_factory, content, limit):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
-def test_good_pictures(tmp_path, kind):
+def test_good_images(tmp_path, kind):
     content = record_bytes(kind)
     path = tmp_path / "picture"
     path.write_bytes(content)
@@ -208,12 +208,12 @@ def test_good_pictures(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
-def test_cut_off_pictures_are_unreadable(kind):
+def test_cut_off_images_are_unreadable(kind):
     content = record_bytes(kind, (64, 64))
     assert image_problem(content[: len(content) // 2])
 
 
-def test_pictures_that_are_none():
+def test_images_that_are_invalid():
     assert "not an image" in image_problem(b"no picture")
     assert image_problem(b"")
     # A format that Pillow would hand to another program.
@@ -221,7 +221,7 @@ def test_pictures_that_are_none():
 
 
 @pytest.mark.parametrize("side", [9500, 20_000])
-def test_huge_pictures_are_refused_before_decoding(side):
+def test_huge_images_are_refused_before_decoding(side):
     """A few bytes that claim 90 and 400 megapixels; decoding them would take gigabytes."""
 
     def chunk(name, content):
@@ -244,7 +244,7 @@ def record_bytes_of_size(width, height):
     return stream.getvalue()
 
 
-def test_pictures_are_looked_up_in_memory_then_in_the_folder(tmp_path):
+def test_images_are_looked_up_in_memory_then_in_the_folder(tmp_path):
     content = record_bytes("PNG")
     (tmp_path / "a.png").write_bytes(content)
     (tmp_path / "bad.png").write_bytes(content[:40])

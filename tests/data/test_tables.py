@@ -152,7 +152,7 @@ def test_mentions_in_place_of_spans(form, load, tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_same_pictures_in_every_form(form, load, tmp_path):
+def test_same_images_in_every_form(form, load, tmp_path):
     """Null, a picture of its own, or one that stands in many rows; each as it was, bit by bit."""
     shared = [picture(1001), picture(1002)]
     contents = [(None, picture(i), shared[i // 3 % 2])[i % 3] for i in range(90)]
@@ -176,7 +176,7 @@ def test_same_pictures_in_every_form(form, load, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["binary", "bytes alone", "path alone", "string", "large string"])
-def test_columns_of_pictures_in_parquet(kind, load, tmp_path):
+def test_columns_of_images_in_parquet(kind, load, tmp_path):
     contents = [picture(i % 30) for i in range(80)]
     for i, content in enumerate(contents):
         (tmp_path / f"{i}.png").write_bytes(content)
@@ -213,7 +213,7 @@ def folder_dataset(tmp_path):
     return dataset.add_column("mention", ["Ada"] * 40)
 
 
-def test_data_set_of_a_folder_of_pictures(folder_dataset, load, tmp_path):
+def test_data_set_of_a_folder_of_images(folder_dataset, load, tmp_path):
     stored = folder_dataset.cast_column("image", datasets.Image(decode=False))
     paths = [Path(image["path"]) for image in stored["image"]]
     assert all(path.is_absolute() for path in paths)
@@ -272,7 +272,7 @@ def test_class_numbers_become_names(load, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["one group", "many groups", "dataset"])
-def test_pictures_in_any_order(kind, tmp_path):
+def test_images_in_any_order(kind, tmp_path):
     contents = [b"picture %d" % (i if i % 50 else 0) for i in range(300)]
     rows = range(300)
     records = [r | {"image": c} for r, c in zip(make_records(300), contents, strict=True)]
@@ -296,7 +296,7 @@ def test_pictures_in_any_order(kind, tmp_path):
 
 
 @pytest.mark.parametrize("group", [400, 50])
-def test_few_pictures_are_in_memory_at_a_time(group, tmp_path):
+def test_few_images_are_in_memory_at_a_time(group, tmp_path):
     """40 MB of pictures, of which 64 rows (6.4 MB) are held, and the next 64 while they change."""
     size = 100_000
     records = [

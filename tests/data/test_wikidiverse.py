@@ -113,14 +113,14 @@ def test_layout_of_the_file_does_not_matter(folder, form):
         ("Übung.png", ".png"),
     ],
 )
-def test_picture_name(last, ending):
+def test_image_name(last, ending):
     """Made from the last part as it stands: neither decoded nor in lower case."""
     digest = hashlib.md5(last.encode("utf-8")).hexdigest()
     assert image_file_name(URL + last) == digest + ending
     assert image_file_name("http://elsewhere/" + last) == image_file_name(last) == digest + ending
 
 
-def test_pictures_are_found_by_their_names(folder, tmp_path):
+def test_images_are_found_by_their_names(folder, tmp_path):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for number in (3, 5):
@@ -135,7 +135,7 @@ def test_pictures_are_found_by_their_names(folder, tmp_path):
     assert sizes == {f"train-00000{n}-{m}": 7 + n for n in (4, 6) for m in (1, 2)}
 
 
-def test_a_picture_behind_a_link_is_refused(folder, tmp_path):
+def test_an_image_behind_a_link_is_refused(folder, tmp_path):
     (tmp_path / "pictures").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.jpg")
     (tmp_path / "pictures" / image_file_name("3.jpg")).symlink_to(tmp_path / "secret.jpg")

@@ -139,7 +139,7 @@ def test_the_keyboard_alone_does(visit):
     assert page.evaluate("document.activeElement.id") == "predict"
 
 
-def test_what_is_missing_is_said(visit, tmp_path):
+def test_what_is_missing_is_reported(visit, tmp_path):
     page = visit.page
     assert "Sentence: write one first" in visit.error()
     visit.sentence.fill("anna sees the fox")
@@ -158,7 +158,7 @@ def test_what_is_missing_is_said(visit, tmp_path):
     assert "Traceback" not in page.content()
 
 
-def test_a_picture_file_that_is_too_large_is_refused(visit, tmp_path):
+def test_an_image_file_that_is_too_large_is_refused(visit, tmp_path):
     (tmp_path / "a.png").write_bytes(bytes(21_000_000))
     visit.page.set_input_files("#picture input[type=file]", tmp_path / "a.png")
     expect(visit.page.get_by_text(re.compile("maximum|too large"))).to_be_visible()

@@ -160,7 +160,7 @@ LONG = "x" * 10_001
         ({"picture": {"path": "/nowhere/x.png"}}, "Picture: the upload has been deleted"),
     ],
 )
-def test_what_cannot_be_used_is_said(answers, changes, expected):
+def test_what_cannot_be_used_is_reported(answers, changes, expected):
     asked = {"sentence": TEXT, "mentions": [[14, 17]], "labels": ["animal"], **changes}
     data, html = answers(**asked)
     assert expected in data["error"]
@@ -176,7 +176,7 @@ def test_what_cannot_be_used_is_said(answers, changes, expected):
         ("cut off", "Picture: truncated or damaged"),
     ],
 )
-def test_bad_pictures_are_said_without_their_path(answers, tmp_path, content, expected):
+def test_bad_images_are_reported_without_their_path(answers, tmp_path, content, expected):
     path = tmp_path / "a.png"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -210,7 +210,7 @@ def test_relations_take_a_head_and_a_tail():
     assert swapped["labels"] != data["labels"]
 
 
-def test_models_without_pictures_refuse_them(picture):
+def test_models_without_images_refuse_them(picture):
     answers = make(vision=False)
     assert "reads text only" in answers(TEXT, [[14, 17]], picture, ["a"])[0]["error"]
     assert answers(TEXT, [[14, 17]], None, ["a"])[0]["label"] == "a"
@@ -225,7 +225,7 @@ def test_the_cache_of_labels_is_bounded(answers, monkeypatch):
 
 
 @pytest.mark.parametrize("task", ["typing", "relation"])
-def test_examples_mark_whole_words_and_have_pictures_that_open(task):
+def test_examples_mark_whole_words_and_have_images_that_open(task):
     found = examples.examples(task)
     assert len(found) >= 3
     for example in found:

@@ -318,7 +318,7 @@ def test_everyday_names_have_a_place_in_the_api(site):
     assert missing == UNDOCUMENTED
 
 
-def test_formula_that_is_none_ends_the_build():
+def test_formula_that_is_invalid_ends_the_build():
     page = SimpleNamespace(file=SimpleNamespace(src_uri="page.md"))
     formula = '<span class="arithmatex">\\({}\\)</span>'
     assert "<msup>" in extensions.on_page_content(formula.format("x^2"), page)

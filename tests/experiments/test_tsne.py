@@ -309,7 +309,7 @@ def test_a_name_stands_beside_its_star_in_an_svg_too():
 
 
 @pytest.mark.parametrize("kind", ["png", "svg"])
-def test_a_picture_is_the_same_each_time(kind):
+def test_an_image_is_the_same_each_time(kind):
     placed = Layout(on_manifold("poincare", 48), "poincare", 3.0, 0.5)
     first, second = (draw_layout(placed, some_points(), format=kind) for _ in range(2))
     assert first == second
@@ -329,7 +329,7 @@ def test_a_layout_of_other_points_is_refused():
         draw_layout(placed, some_points())
 
 
-def test_without_matplotlib_it_is_said_what_to_install(monkeypatch):
+def test_without_matplotlib_it_is_reported_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     placed = Layout(on_manifold("plane", 48), "plane", 1.0, 0.5)
     with pytest.raises(ImportError, match=r'pip install "hmgrl\[report\]"'):

@@ -92,7 +92,7 @@ def test_words_are_slices_of_the_text_in_order():
 
 @pytest.mark.parametrize("method", ["attention", "occlusion"])
 @pytest.mark.parametrize("place", [(1, 2), (3, 0)])
-def test_patches_stand_where_they_are_in_the_picture(method, place):
+def test_patches_stand_where_they_are_in_the_image(method, place):
     pipe = local(looking())
     record = {**RECORD, "image": one_bright_patch(*place)}
     picture = explain(pipe, record, LABELS, method=method, regions=4).image
@@ -109,7 +109,7 @@ def test_a_mention_inside_a_word_leaves_it_one_word():
 
 @pytest.mark.parametrize("vision", [True, False])
 @pytest.mark.parametrize("method", ["attention", "occlusion"])
-def test_without_a_picture(vision, method):
+def test_without_an_image(vision, method):
     pipe = looking(vision=vision)
     found = explain(pipe, {"text": TEXT, "mention": "fox"}, LABELS, method=method)
     assert found.image is None

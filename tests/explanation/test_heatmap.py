@@ -149,7 +149,7 @@ def heated(weights, size=(40, 20), **options):
     return np.asarray(overlay_heatmap(image, np.array(weights), **options)).astype(int)
 
 
-def test_heat_colours_what_weighs():
+def test_heatmap_colours_what_weighs():
     pixels = heated([[0.0, 1.0], [0.0, -1.0]])
     assert pixels.shape == (20, 40, 3)
     red, _, blue = pixels[2, 37]
@@ -163,7 +163,7 @@ def test_no_weight_has_no_colour():
     np.testing.assert_array_equal(heated(np.zeros((3, 3))), 100)
 
 
-def test_heat_is_half_drained_of_colour():
+def test_heatmap_is_half_drained_of_colour():
     image = Image.new("RGB", (8, 8), (200, 0, 0))
     grey = float(np.asarray(image.convert("L"))[0, 0])
     pixel = np.asarray(overlay_heatmap(image, np.zeros((1, 1))))[0, 0]
@@ -177,14 +177,14 @@ def test_scale_sets_the_weight_of_full_colour():
 
 
 @pytest.mark.parametrize("box", [(10.0, 0.0, 30.0, 20.0), (-10.0, -5.0, 50.0, 25.0)])
-def test_heat_stays_in_its_box(box):
+def test_heatmap_stays_in_its_box(box):
     pixels = heated([[1.0]], box=box)
     inside = np.zeros((20, 40), bool)
     inside[:, max(int(box[0]), 0) : int(box[2])] = True
     assert ((pixels != 100).any(-1) == inside).all()
 
 
-def test_a_large_picture_is_scaled_down():
+def test_a_large_image_is_scaled_down():
     image = Image.new("RGB", (3000, 600), "white")
     drawn = overlay_heatmap(image, np.ones((2, 2)), (1500.0, 0.0, 3000.0, 600.0))
     assert drawn.size == (MAX_SIDE, 205)

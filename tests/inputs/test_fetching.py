@@ -95,7 +95,7 @@ def test_what_is_an_address():
         assert not is_url(other)
 
 
-def test_a_picture_is_fetched_from_a_named_host(server):
+def test_an_image_is_fetched_from_a_named_host(server):
     assert fetch(f"{server.url}/a.png", [server.host]) == PNG
     # names of hosts have no case
     url = f"http://LOCALHOST:{server.server_port}/a.png"
@@ -192,7 +192,7 @@ def test_size_is_bounded(server):
     assert server.poured < 50_000_000
 
 
-def test_absent_pictures_and_servers_are_told(server):
+def test_absent_images_and_servers_are_reported(server):
     with pytest.raises(ValueError, match=r"^image: 'http.*/b\.png' could not be fetched.*404"):
         fetch(f"{server.url}/b.png", [server.host])
     with socket.socket() as unused:

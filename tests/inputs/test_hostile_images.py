@@ -64,13 +64,13 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_picture_that_is_none_is_refused(pipe, name):
+def test_an_image_that_is_invalid_is_refused(pipe, name):
     with bounded(megabytes=300):
         refusal = refused(pipe, GOOD | {"image": BOMBS[name]}, "image")
     assert refusal or name == "pixels beyond"  # what is more than the header says is left out
 
 
-def test_the_largest_picture_is_answered(pipe):
+def test_the_largest_image_is_answered(pipe):
     side = math.isqrt(MAX_PIXELS)
     with bounded(seconds=20, megabytes=2_000):
         assert is_answer(pipe(GOOD | {"image": zeros(side, side)}))
@@ -78,7 +78,7 @@ def test_the_largest_picture_is_answered(pipe):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_damaged_pictures_are_refused_or_answered(pipe, capfd):
+def test_damaged_images_are_refused_or_answered(pipe, capfd):
     rng, seeds = random.Random(0), []
     picture = Image.effect_noise((48, 48), 60).convert("RGB")
     for kind in ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "DDS", "TGA"):

@@ -112,7 +112,7 @@ def test_transparent_palette_entry_is_white_not_its_hidden_colour(kind):
     assert [opened.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (200, 0, 0)]
 
 
-def test_transparent_colour_of_an_rgb_picture_is_white():
+def test_transparent_colour_of_an_rgb_image_is_white():
     image = Image.new("RGB", (2, 1), (10, 20, 30))
     image.putpixel((1, 0), (200, 0, 0))
     opened = open_image(encoded(image, transparency=(10, 20, 30)))
@@ -217,7 +217,7 @@ def test_strips_are_what_the_whole_is(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "BMP"])
 @pytest.mark.parametrize("share", [0.5, 0.9])
-def test_cut_off_picture_is_refused(kind, share):
+def test_cut_off_image_is_refused(kind, share):
     data = encoded(Image.fromarray(noise()), kind)
     with pytest.raises(
         ValueError, match=r"^sample 3\.image: (truncated or damaged|cannot be read)"
@@ -241,7 +241,7 @@ def test_flipped_bit_is_refused():
 @pytest.mark.parametrize(
     "data", [b"", b"<svg></svg>", b"PK\x03\x04 archive", "{}".encode("utf-16")]
 )
-def test_what_is_no_picture_is_refused(data, tmp_path):
+def test_what_is_no_image_is_refused(data, tmp_path):
     with pytest.raises(
         ValueError, match=r"^sample 0\.image: not an image, expected JPEG, PNG, .* or TIFF$"
     ):

@@ -101,7 +101,7 @@ def test_fixed_lengths_of_the_papers_settings():
     assert batch["attention_mask"].sum() == 8
 
 
-def test_long_texts_are_windowed_and_the_caller_is_told():
+def test_long_texts_are_windowed_and_the_window_is_reported():
     processor = tiny_processor(max_length=16)
     long = "near " * 40 + FOX
     batch = processor([FOX, long], [FOX_SPAN, [[len(long) - 3, len(long)]]])
@@ -181,7 +181,7 @@ def test_a_label_that_just_fits_is_not_reported(warnings_of_library):
 # Pictures
 
 
-def test_pictures_of_some_samples():
+def test_images_of_some_samples():
     processor = tiny_processor()
     pictures = [tiny_picture("animal"), None, np.array(tiny_picture("tool"))]
     batch = processor([FOX] * 3, [FOX_SPAN] * 3, pictures)
@@ -194,7 +194,7 @@ def test_pictures_of_some_samples():
         assert torch.equal(alone["pixel_values"][0], batch["pixel_values"][row])
 
 
-def test_all_kinds_of_pictures_mix(tmp_path):
+def test_all_kinds_of_images_mix(tmp_path):
     picture = tiny_picture("plant", size=(50, 20))
     picture.save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
@@ -213,7 +213,7 @@ def test_pixels_are_those_of_the_image_processor():
 
 
 @pytest.mark.parametrize("images", [None, [None, None], [None], "single None"])
-def test_no_picture_at_all_leaves_no_tensor(images):
+def test_no_image_at_all_leaves_no_tensor(images):
     processor = tiny_processor()
     if images == "single None":
         batch = processor(FOX, FOX_SPAN, None)
@@ -224,7 +224,7 @@ def test_no_picture_at_all_leaves_no_tensor(images):
     assert "image_mask" not in batch
 
 
-def test_processor_of_text_alone():
+def test_processor_of_text_only():
     processor = HMGRLProcessor(None, tiny_tokenizer(), use_images=False)
     assert "pixel_values" not in processor([FOX], [FOX_SPAN], [None])
     with pytest.raises(ValueError, match=r"^images: this processor reads text only"):
@@ -366,7 +366,7 @@ def test_round_trip(load, settings, tmp_path):
     assert any(before.windows)
 
 
-def test_round_trip_of_text_alone(tmp_path):
+def test_round_trip_of_text_only(tmp_path):
     processor = HMGRLProcessor(None, tiny_tokenizer(), use_images=False)
     processor.save_pretrained(tmp_path)
     loaded = HMGRLProcessor.from_pretrained(tmp_path)

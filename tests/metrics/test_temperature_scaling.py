@@ -73,7 +73,7 @@ def test_probabilities_of_extremes():
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0, math.inf, math.nan])
-def test_a_temperature_that_is_none_is_refused(temperature):
+def test_a_temperature_that_is_invalid_is_refused(temperature):
     with pytest.raises(ValueError, match=r"^temperature: got .*, expected a positive number"):
         probabilities([[1.0, 2.0]], temperature)
     with pytest.raises(ValueError, match=r"^temperature: got .*, expected a positive number"):

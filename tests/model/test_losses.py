@@ -157,7 +157,7 @@ def test_contrast_is_the_mean_of_both_cross_entropies():
 
 @given(present=st.lists(st.booleans(), min_size=1, max_size=8), seed=st.integers(0, 1000))
 @settings(max_examples=40, deadline=None)
-def test_contrast_with_absent_pictures_is_that_of_the_others(present, seed):
+def test_contrast_with_absent_images_is_that_of_the_others(present, seed):
     mask = torch.tensor(present)
     text = normal(len(mask), 6, seed=seed).requires_grad_()
     image = normal(len(mask), 6, seed=seed + 1).requires_grad_()

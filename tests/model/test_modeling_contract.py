@@ -228,7 +228,7 @@ def test_from_backbones_keeps_the_encoders(given, attention, backbones):
         assert model(**tiny_batch(processor=processor)).logits.isfinite().all()
 
 
-def test_from_backbones_with_the_papers_settings_and_without_pictures(backbones):
+def test_from_backbones_with_the_papers_settings_and_without_images(backbones):
     model = HMGRLForZeroShotTyping.from_backbones(
         backbones[0], paper_settings=True, task="relation", generator_latent_size=6
     )

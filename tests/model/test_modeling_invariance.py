@@ -107,7 +107,7 @@ def test_label_encodings_are_means_over_tokens_that_count():
 
 @TASKS
 @PAPER
-def test_a_sample_without_picture_is_a_sample_of_text(task, paper):
+def test_a_sample_without_image_is_a_sample_of_text(task, paper):
     model, batch = alive(task, paper=paper), tiny_batch(task)
     mixed = score(model, batch)
     text = score(model, without(batch, "pixel_values", "image_mask"))
@@ -129,7 +129,7 @@ def test_a_sample_without_picture_is_a_sample_of_text(task, paper):
 
 
 @PAPER
-def test_a_batch_without_any_picture_is_one_of_text(paper):
+def test_a_batch_without_any_image_is_one_of_text(paper):
     model, batch = alive(paper=paper), tiny_batch()
     text = score(model, without(batch, "pixel_values", "image_mask"))
     none = score(model, batch, image_mask=torch.zeros(4, dtype=torch.bool))
@@ -142,7 +142,7 @@ def test_a_batch_without_any_picture_is_one_of_text(paper):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_features_of_the_image_encoder_stand_for_pictures():
+def test_features_of_the_image_encoder_stand_for_images():
     model, batch = alive(), tiny_batch()
     with torch.no_grad():
         features = model.hmgrl.encode_image(batch["pixel_values"])

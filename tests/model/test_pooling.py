@@ -133,7 +133,7 @@ def test_parts_survive_saving(tmp_path):
     torch.testing.assert_close(encoded_labels(again), encoded_labels(model))
 
 
-def test_an_imagined_part_comes_from_its_part_of_the_label():
+def test_a_synthetic_part_comes_from_its_part_of_the_label():
     model = tiny_method("hmgrl", "relation", label_parts=True)
     width, latent = model.config.text_width, model.config.generator_latent_size
     labels = encoded_labels(model)

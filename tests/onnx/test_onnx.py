@@ -21,12 +21,12 @@ ENCODERS = ["text_encoder.onnx", "image_encoder.onnx"]
 # Equality with torch
 
 
-def test_equal_with_pictures(model, exported):
+def test_equal_with_images(model, exported):
     sizes = [(1, True, 1), (2, True, 6), (7, True, 300), (4, False, 3), (1, False, 6)]
     assert_equal(model, exported, sizes)
 
 
-def test_equal_for_texts_alone(text_model, exported_text):
+def test_equal_for_text_only(text_model, exported_text):
     # 600 labels: geodesic scores are taken by 256
     assert_equal(text_model, exported_text, [(1, False, 1), (2, False, 6), (7, False, 600)])
 
@@ -89,7 +89,7 @@ def test_no_mask_counts_all_tokens(model, runner):
     assert torch.equal(without, runner.encode(ids, all_tokens, spans).samples)
 
 
-def test_a_picture_that_is_masked_is_none(runner):
+def test_an_image_that_is_masked_is_none(runner):
     batch = tiny_batch(batch_size=3)
     inputs = [batch[name] for name in ("input_ids", "attention_mask", "span_positions")]
     features = runner.encode_image(batch["pixel_values"])

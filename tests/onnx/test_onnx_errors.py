@@ -16,7 +16,7 @@ from modeling_hmgrl.onnx.export import export_onnx, quantize_onnx
 from modeling_hmgrl.onnx.modeling_onnx import MANIFEST, ONNXZeroShotTyping
 
 
-def test_texts_alone_take_no_pictures(exported_text):
+def test_a_text_only_model_takes_no_images(exported_text):
     runner = ONNXZeroShotTyping.from_pretrained(exported_text, threads=1)
     with pytest.raises(ValueError, match="pixel_values: this model has no image encoder"):
         runner.encode_image(torch.zeros(1, 3, 32, 32))

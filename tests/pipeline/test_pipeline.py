@@ -144,7 +144,7 @@ def test_scores_are_those_of_the_model():
     assert json.loads(json.dumps(result)) == result | {"window": None}
 
 
-def test_a_picture_that_is_shared_is_encoded_once(monkeypatch):
+def test_an_image_that_is_shared_is_encoded_once(monkeypatch):
     pipe, encoded = tiny_pipeline(), []
     encode = pipe.model.encode_image
     monkeypatch.setattr(
@@ -172,7 +172,7 @@ def test_one_input_is_answered_by_a_dict_several_by_a_list_a_stream_by_an_iterat
     assert list(stream) == pipe(RECORDS, batch_size=32)
 
 
-def test_picture_takes_part():
+def test_image_takes_part():
     pipe = tiny_pipeline()
     pictures = (None, tiny_picture("animal"), tiny_picture("plant"))
     scores = [
@@ -183,7 +183,7 @@ def test_picture_takes_part():
         assert max(abs(scores[a][name] - scores[b][name]) for name in LABELS) > 1e-3
 
 
-def test_a_picture_is_the_same_from_wherever_it_comes(tmp_path):
+def test_an_image_is_the_same_from_wherever_it_comes(tmp_path):
     pipe, picture = tiny_pipeline(), tiny_picture("animal")
     path = tmp_path / "a.png"
     picture.save(path)
@@ -220,7 +220,7 @@ def test_pairs_of_mentions_for_relations():
     assert turned["scores"] != pytest.approx(spans["scores"], abs=1e-3)
 
 
-def test_a_repeated_mention_needs_to_be_told_which():
+def test_a_repeated_mention_requires_an_occurrence():
     pipe, text = tiny_pipeline(), "the fox and the old fox"
     with pytest.raises(ValueError, match=r"^input\.mention: 'fox' occurs at \[4, 20\]; select one"):
         pipe(text, mention="fox", labels=LABELS)
@@ -429,14 +429,14 @@ def test_an_unknown_argument_is_named():
         tiny_pipeline()(RECORDS, lables=LABELS)
 
 
-def test_picture_for_a_model_of_text_alone_is_refused():
+def test_image_for_a_text_only_model_is_refused():
     pipe = tiny_pipeline(vision=False)
     pipe(RECORDS[1], labels=LABELS)
     with pytest.raises(ValueError, match=r"^input\.image: the model reads text only"):
         pipe(RECORDS[0], labels=LABELS)
 
 
-def test_weights_that_are_no_numbers_are_told():
+def test_weights_that_are_no_numbers_are_reported():
     pipe = tiny_pipeline()
     with torch.no_grad():
         pipe.model.hmgrl.get_input_embeddings().weight.fill_(float("nan"))

@@ -127,7 +127,7 @@ def test_fields_of_a_data_record_may_stand_there():
     assert not set(FIELDS) & set(IGNORED_FIELDS)
 
 
-def test_a_picture_is_known_by_its_pixels(tmp_path):
+def test_an_image_is_known_by_its_pixels(tmp_path):
     path = tmp_path / "a.png"
     tiny_picture("animal").save(path)
     tiny_picture("animal").save(tmp_path / "a.bmp")
@@ -204,7 +204,7 @@ def test_best_labels_are_those_of_a_plain_computation(problem):
         np.testing.assert_allclose(found[1][row], probabilities, rtol=1e-9, atol=1e-300)
 
 
-def test_a_score_that_is_no_number_is_told():
+def test_a_score_that_is_no_number_is_reported():
     with pytest.raises(FloatingPointError, match=r"^scores: got NaN"):
         best_labels(
             lambda vectors: torch.tensor([[1.0, float("nan")]]),

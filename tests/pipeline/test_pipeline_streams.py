@@ -206,7 +206,7 @@ def test_two_processes_give_what_one_gives(tmp_path):
                 close(a, b)
 
 
-def test_processes_do_not_hold_the_pictures_of_a_dataset():
+def test_processes_do_not_hold_the_images_of_a_dataset():
     pipe, held = tiny_pipeline(seen_labels=LABELS), []
 
     class Data:

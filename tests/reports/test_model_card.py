@@ -150,7 +150,7 @@ def test_labels_stand_with_their_texts_and_samples():
     assert "| encoder input" not in card_of().text
 
 
-def test_what_is_missing_is_said():
+def test_what_is_missing_is_reported():
     text = card_of(test=False).text
     assert "No test was run." in text
     text = card_of(temperature=None).text

@@ -60,7 +60,7 @@ def test_samples_are_what_the_processor_makes(task, monkeypatch):
         assert "image_key" not in sample
 
 
-def test_samples_have_pictures_keys_or_neither(records):
+def test_samples_have_images_keys_or_neither(records):
     data, keyed = records
     samples = Samples(keyed, tiny_processor())
     assert samples[9]["image_key"] is None
@@ -228,7 +228,7 @@ def test_collated_texts_spans_and_labels(records):
     assert set(bare) == {"input_ids", "attention_mask", "span_positions"}
 
 
-def test_collated_picture_states(records, pictures):
+def test_collated_image_states(records, pictures):
     samples = Samples(records[1], tiny_processor())
     collate = Collator(tiny_processor(), images=pictures)
     batch = collate([samples[9], samples[6], samples[4]])
@@ -238,7 +238,7 @@ def test_collated_picture_states(records, pictures):
     assert not {"image_features", "image_mask"} & set(collate([samples[9]]))
 
 
-def test_a_batch_without_pictures_has_masked_ones_if_it_must(records, pictures):
+def test_a_batch_without_images_has_masked_ones_if_it_must(records, pictures):
     keyed, opened = Samples(records[1], tiny_processor()), Samples(records[0], tiny_processor())
     absent, present = [9, 19], [9, 6]
     for samples, images, name in (
@@ -256,7 +256,7 @@ def test_a_batch_without_pictures_has_masked_ones_if_it_must(records, pictures):
     assert empty["pixel_values"].shape == full["pixel_values"].shape
 
 
-def test_masked_pictures_have_the_size_the_image_processor_makes():
+def test_masked_images_have_the_size_the_image_processor_makes():
     """CLIP's names a shortest edge to scale to and a size to cut out."""
     clip = CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32})
     processor = HMGRLProcessor(clip, tiny_tokenizer(), max_length=64)

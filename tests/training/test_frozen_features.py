@@ -65,7 +65,7 @@ def count_calls(monkeypatch, owner, name, size=lambda first, *rest: len(first)):
     return calls
 
 
-def test_a_picture_has_one_key_wherever_it_lies(tmp_path):
+def test_an_image_has_one_key_wherever_it_lies(tmp_path):
     for name in ("a.png", "b.png"):
         tiny_picture("animal", 1).save(tmp_path / name)
     tiny_picture("animal", 2).save(tmp_path / "c.png")
@@ -123,7 +123,7 @@ def test_a_saved_encoder_has_the_key_it_had(tmp_path, monkeypatch):
     assert pictures == texts == []
 
 
-def test_distinct_pictures_are_encoded_once_over_all_runs(tmp_path, monkeypatch):
+def test_distinct_images_are_encoded_once_over_all_runs(tmp_path, monkeypatch):
     calls = count_calls(monkeypatch, HMGRLModel, "encode_image")
     data = tiny_records(30)
     data["train"] = concatenate_datasets([data["train"], data["train"]])
@@ -146,7 +146,7 @@ def test_distinct_pictures_are_encoded_once_over_all_runs(tmp_path, monkeypatch)
     assert sum(calls) == distinct + first
 
 
-def test_a_cached_picture_is_what_the_encoder_says(tmp_path):
+def test_a_cached_image_is_what_the_encoder_says(tmp_path):
     model, processor = tiny_model().hmgrl, tiny_processor()
     pictures = {f"p{i}": tiny_picture("tool", i) for i in range(5)}
     images = {key: partial(dict, bytes=_png(p, tmp_path), path=None) for key, p in pictures.items()}

@@ -67,7 +67,7 @@ def test_a_finished_run_goes_on_to_more_epochs_and_keeps_as_many_as_asked(tmp_pa
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000024"]
 
 
-def test_another_run_is_not_gone_on_with(tmp_path):
+def test_another_run_is_not_resumed(tmp_path):
     run(tmp_path / "run", max_steps=2)
     done = run(tmp_path / "run", expected=1, resume=True, batch_size=16, learning_rate=1e-3)
     message = done.stderr.splitlines()[-1]

@@ -72,7 +72,7 @@ def test_the_checkpoint_is_the_best_one_and_predicts(finished):
     assert result["label"] in model.config.seen_labels + model.config.generator_labels
 
 
-def test_cached_features_score_like_pictures(finished):
+def test_cached_features_score_like_images(finished):
     trainer, _, _ = finished
     scores, truth = trainer.scores("test")
     model, processor = trainer.model, trainer.processor
@@ -98,7 +98,7 @@ def test_two_runs_of_one_seed_are_equal(tmp_path):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_text_alone_and_absent_pictures(tmp_path):
+def test_text_only_and_absent_images(tmp_path):
     for name, options in {
         "no pictures": {"images": False},
         "no encoder": {"vision": False},
