@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import datasets
 
 from .corpus import DataReport
+from .files import atomic_path, write_atomically
 from .options import SourceOptions
 from .splitting import SourceReader
 
@@ -17,7 +17,8 @@ def convert(source: str, options: SourceOptions, path: str | Path) -> DataReport
     """Reads a source and writes its records, without splits, as JSON Lines.
 
     Images keep their names in the image folder. Images that the source itself contains (the
-    sample, Parquet) are written to a folder beside the file, `<name>_images`.
+    sample, Parquet) are written to a folder beside the file, `<name>_images`; each replaces a file
+    of its name with other content, such as a truncated one.
 
     Args:
         source: Name of the source, a key of `SOURCES`.
@@ -36,9 +37,9 @@ def convert(source: str, options: SourceOptions, path: str | Path) -> DataReport
         raise FileExistsError(f"{target}: exists already; expected a new file")
     corpus = SourceReader(source, options).corpus
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
     folder = target.with_name(f"{target.stem}_images")
-    with part.open("w", encoding="utf-8") as file:
+    written: set[str] = set()
+    with atomic_path(target) as part, part.open("w", encoding="utf-8") as file:
         for record in datasets.utils.tqdm(corpus.records, desc="Writing", unit=" records"):
             values = {
                 "id": record.id,
@@ -50,13 +51,17 @@ def convert(source: str, options: SourceOptions, path: str | Path) -> DataReport
             if record.split is not None:
                 values["split"] = record.split
             file.write(json.dumps(values, ensure_ascii=False) + "\n")
-            if record.image in corpus.images:
-                image = folder / str(record.image)
-                if not image.exists():
-                    image.parent.mkdir(parents=True, exist_ok=True)
-                    image.write_bytes(corpus.images[str(record.image)])
-    part.replace(target)
+            if record.image in corpus.images and str(record.image) not in written:
+                written.add(str(record.image))
+                _write_image(folder / str(record.image), corpus.images[str(record.image)])
     report = corpus.report
     report.records_out = len(corpus.records)
     report.check()
     return report
+
+
+def _write_image(path: Path, content: bytes) -> None:
+    if path.is_file() and path.read_bytes() == content:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)

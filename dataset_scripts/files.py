@@ -8,6 +8,7 @@ import math
 import re
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -223,13 +224,27 @@ def _finite(content: Any) -> Any:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file under a unique temporary name in its folder, then renames it."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    """Writes a file atomically; see `atomic_path`."""
+    with atomic_path(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a unique temporary path beside a file, which replaces the file at the end.
+
+    After an error the temporary file is removed and the file is unchanged. A file that is a
+    symbolic link is replaced, not written through.
+
+    Args:
+        path: The file; its folder must exist.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        part.write_bytes(content)
-        part.replace(path)
+        yield partial
+        partial.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def content_digest(paths: Iterable[Path]) -> str:

@@ -1,8 +1,9 @@
 """The grid of the comparison: each cell is one method on one split, stored as one JSON file.
 
 Existing cells are not run again, so an interrupted grid can be resumed. The name of a file contains
-a digest of everything that the result depends on: data, images, settings, encoders and code. gamma
-is selected on validation; the best gamma on test is reported as "oracle" and not used.
+a digest of everything that the result depends on: data, images, settings, encoders and code. A cell
+is locked while it runs. gamma is selected on validation; the best gamma on test is reported as
+"oracle" and not used.
 """
 
 import ast
@@ -33,7 +34,8 @@ from modeling_hmgrl.baselines import METHODS, label_similarity, majority
 from modeling_hmgrl.metrics.calibration import best_gamma
 from modeling_hmgrl.metrics.label_sets import LabelSets
 from modeling_hmgrl.reports.run_report import write_json
-from modeling_hmgrl.training.trainer import REPORT_NAME
+from modeling_hmgrl.training.locks import lock_path, locked
+from modeling_hmgrl.training.run_folder import REPORT_NAME
 
 REFERENCES = ("label_similarity", "majority")
 """Training-free baselines."""
@@ -259,6 +261,9 @@ def run_cells(cells: Iterable[Cell], paths: Paths) -> list[dict[str, Any]]:
 
     Returns:
         The content of each cell's file, in order.
+
+    Raises:
+        BlockingIOError: If another process is running one of the cells.
     """
     wanted = list(dict.fromkeys(cells))
     found = []
@@ -299,9 +304,11 @@ def train_and_keep(cell: Cell, paths: Paths) -> Path:
 
 
 def _run_and_write(cell: Cell, paths: Paths, keep: bool = False) -> None:
-    paths.out.mkdir(parents=True, exist_ok=True)
-    report = {**run_cell(cell, paths, keep), "depends_on": dependencies(cell, paths)}
-    write_json(_report_path(cell, paths), report)
+    path = _report_path(cell, paths)
+    with locked(lock_path(path), f"cell {path}"):
+        if keep or not path.is_file():  # another process may have finished it in the meantime
+            report = {**run_cell(cell, paths, keep), "depends_on": dependencies(cell, paths)}
+            write_json(path, report)
 
 
 def _report_path(cell: Cell, paths: Paths) -> Path:
@@ -373,6 +380,7 @@ def _train(
             "seed": cell.seed,
             "tracker": "none",
             "save_epochs": 0,
+            "overwrite_output_dir": True,  # of an interrupted cell
             "feature_dir": paths.cache,
             **profile,
             **setting.arguments,

@@ -35,7 +35,8 @@ resuming:
   An interrupted run, even a killed one, is resumed with --resume and then produces the same file,
   byte for byte, as an uninterrupted run (on the same machine with the same number of threads, and
   if records contain no labels of their own). Lines that were already processed must not have
-  changed. Several processes share the input and write the same file as a single one.
+  changed. Several processes share the input and write the same file as a single one. A second run
+  into the same output ends with an error while the first one is running.
 
 standard input:
   Lines are processed --batch-size at a time. With --batch-size 1 and --num-workers 0, each line is
@@ -152,9 +153,6 @@ def check_usage(options: argparse.Namespace, processes: int) -> None:
         raise FileNotFoundError(f"--input {options.input}: no such file")
     if Path(options.input).is_dir():
         raise IsADirectoryError(f"--input {options.input}: is a folder, expected a file")
-    names = [name for name in (options.input, options.output) if name != "-"]
-    if len(names) == 2 and Path(names[1]).exists() and Path(names[0]).samefile(names[1]):
-        raise UsageError("--output: same file as --input, expected another file")
     if processes > 1:
         if options.output == "-" or not Path(options.input).is_file():
             raise UsageError("--input, --output: expected files when several processes share them")
@@ -172,16 +170,26 @@ def run(options: argparse.Namespace) -> int:
         UsageError: If options contradict each other.
         ValueError: If a line is invalid (the message names file, line, field and what was
             expected), or the output belongs to another run.
-        OSError: If the model or a file does not exist, or the output cannot be written.
+        OSError: If the model or a file does not exist, the output cannot be written, or another
+            process is writing it.
     """
     processes = Processes.join(cpu=options.device == "cpu")
     check_usage(options, processes.count)
-    from .predict_output import check_target  # noqa: PLC0415 - takes a second
+    if options.output == "-":
+        return _predict(options, processes)
+    from .predict_output import check_files, check_target, lock_output  # noqa: PLC0415 - seconds
 
-    if options.output != "-":
+    output = Path(options.output)
+    check_files(options, processes.count)
+    with lock_output(output, processes.index, processes.count):
         options.interrupted = "Run the same command with --resume to continue."
         if processes.is_main:
-            check_target(Path(options.output), processes.count, options.resume, options.overwrite)
+            check_target(output, processes.count, options.resume, options.overwrite)
+        return _predict(options, processes)
+
+
+def _predict(options: argparse.Namespace, processes: Processes) -> int:
+    """Predicts the input; the output is checked and locked."""
     from .model_loading import load_pipeline, read_labels  # noqa: PLC0415 - takes seconds, like this
     from .predict_job import PredictionJob  # noqa: PLC0415
 

@@ -3,11 +3,12 @@
 import argparse
 import hashlib
 import json
+import os
 import sys
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from dataset_scripts.schema import Place, RecordError
 from modeling_hmgrl.label_cache import TEXTS_NAME
 from modeling_hmgrl.pipeline_hmgrl import LOOKAHEAD, ZeroShotTypingPipeline
 from modeling_hmgrl.pipeline_inputs import FIELDS, IGNORED_FIELDS, make_candidates
+from modeling_hmgrl.training.locks import locked
 
 from .distributed import Processes
 from .predict_input import (
@@ -271,15 +273,23 @@ class PredictionJob:
         folder, cache = self.options.label_cache, self.pipe.label_cache
         if folder is not None and not self.processes.is_main:
             self.processes.wait()  # the main process computes the vectors, the others load them
-        if folder is not None and (folder / TEXTS_NAME).is_file():
-            cache.load(folder)
-        if self.candidates is not None:
-            show = self.processes.is_main and not self.options.no_progress
-            known = len(cache)
-            cache.vectors(self.candidates.texts, show_progress=show)
-            self._save_label_cache(known)
+        with self._locked_label_cache():
+            if folder is not None and (folder / TEXTS_NAME).is_file():
+                cache.load(folder)
+            if self.candidates is not None:
+                show = self.processes.is_main and not self.options.no_progress
+                known = len(cache)
+                cache.vectors(self.candidates.texts, show_progress=show)
+                self._save_label_cache(known)
         if folder is not None and self.processes.is_main:
             self.processes.wait()
+
+    def _locked_label_cache(self) -> AbstractContextManager[None]:
+        """Context in which no other run writes the label cache; waits for one that does."""
+        folder = self.options.label_cache
+        if folder is None or (folder.is_dir() and not os.access(folder, os.W_OK)):
+            return nullcontext()  # a folder that cannot be written holds no lock either
+        return locked(folder / ".lock", f"--label-cache {folder}", wait=True)
 
     def _save_label_cache(self, known: int) -> None:
         folder, cache = self.options.label_cache, self.pipe.label_cache
@@ -356,7 +366,8 @@ class PredictionJob:
                 self.blank = reader.blank
         finally:
             writer.close()
-        self._save_label_cache(known)
+        with self._locked_label_cache():
+            self._save_label_cache(known)
         self.processes.wait()
         progress, count = writer.progress, self.processes.count
         if count > 1 and self.processes.is_main:

@@ -6,18 +6,27 @@ written after the predictions; a resumed run truncates the output to the recorde
 removes an incomplete line.
 
 With several processes each writes a part, `NAME.part-0-of-2`, with its own progress; the parts are
-merged at the end.
+merged at the end. A file is locked while a process writes it, and symbolic links are not followed.
 """
 
+import argparse
 import glob
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from modeling_hmgrl.label_cache import TEXTS_NAME, VECTORS_NAME
+from modeling_hmgrl.storage import atomic_path, write_json
+from modeling_hmgrl.training.locks import holder_path, lock_path, locked
+
+from .arguments import UsageError
+
+_CACHE_FILES = (TEXTS_NAME, VECTORS_NAME)
 _NO_PROGRESS = (
     "--output {path}: cannot be resumed without {name}; expected --overwrite to start over"
 )
@@ -92,11 +101,7 @@ def read_progress(path: Path, choices: Mapping[str, Any]) -> Progress:
 
 def write_progress(path: Path, progress: Progress, choices: Mapping[str, Any]) -> None:
     """Writes the progress of an output file atomically."""
-    target = progress_path(path)
-    partial = target.with_name(f"{target.name}.partial")
-    content = {**asdict(progress), "choices": dict(choices)}
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(target)
+    write_json(progress_path(path), {**asdict(progress), "choices": dict(choices)})
 
 
 class PredictionWriter:
@@ -131,7 +136,7 @@ class PredictionWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not resume or not path.exists():
             write_progress(path, Progress(), choices)
-            return cls(path.open("wb"), Progress(), path, choices)
+            return cls(_open(path, "wb"), Progress(), path, choices)
         progress = read_progress(path, choices)
         size = path.stat().st_size
         if size < progress.bytes:
@@ -139,8 +144,9 @@ class PredictionWriter:
                 f"{path}: got {size:,} bytes, expected the {progress.bytes:,} written before, or "
                 "--overwrite to start over"
             )
-        os.truncate(path, progress.bytes)
-        return cls(path.open("ab"), progress, path, choices)
+        stream = _open(path, "ab")
+        stream.truncate(progress.bytes)
+        return cls(stream, progress, path, choices)
 
     def write(self, line: bytes, bad: bool) -> None:
         """Writes a line, which is ``bad`` if it holds an error."""
@@ -168,6 +174,77 @@ class PredictionWriter:
             self._stream.close()
 
 
+def _open(path: Path, mode: str) -> Any:
+    """Opens a file to write to, but not a symbolic link, which may have been put in its place."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+    return open(path, mode, opener=opener)
+
+
+def check_files(options: argparse.Namespace, count: int) -> None:
+    """Checks that the files that a run writes are no symbolic links and not read by it.
+
+    Args:
+        options: Options of the command, whose output is a file.
+        count: Number of processes.
+
+    Raises:
+        IsADirectoryError: If the output is a folder.
+        UsageError: If a file to write is a symbolic link, or the same file as an input, the file of
+            labels, or a file of the label cache.
+    """
+    output, cache = Path(options.output), options.label_cache
+    if output.is_dir():
+        raise IsADirectoryError(f"--output {output}: is a folder, expected a file")
+    parts = [part_path(output, index, count) for index in range(count)]
+    beside = [*find_parts(output), *parts, *map(progress_path, [output, *parts])]
+    beside += [lock_path(output), holder_path(lock_path(output))]
+    written = {output: f"--output {output}"}
+    written |= {path: f"{path}, which belongs to --output" for path in beside}
+    for path, name in written.items():
+        if path.is_symlink():
+            raise UsageError(f"{name}: is a symbolic link, expected a file or a new name")
+    read = {} if options.input == "-" else {Path(options.input): f"--input {options.input}"}
+    if options.labels_file is not None:
+        read[options.labels_file] = f"--labels-file {options.labels_file}"
+    if cache is not None:
+        stored = {cache / name: f"a file of --label-cache ({name})" for name in _CACHE_FILES}
+        _check_distinct(stored, read)
+        read |= stored
+    _check_distinct(written, read)
+
+
+def _check_distinct(written: Mapping[Path, str], read: Mapping[Path, str]) -> None:
+    for target, name in written.items():
+        for source, other in read.items():
+            both_exist = target.exists() and source.exists()
+            if target.resolve() == source.resolve() or (both_exist and target.samefile(source)):
+                raise UsageError(f"{name}: same file as {other}, expected another file")
+
+
+@contextmanager
+def lock_output(path: Path, index: int, count: int) -> Iterator[None]:
+    """Locks what a process writes within the context: the output file, its part, or both.
+
+    Args:
+        path: The output file.
+        index: Index of the process.
+        count: Number of processes.
+
+    Raises:
+        BlockingIOError: If another run is writing it.
+    """
+    paths = [path] if index == 0 else []
+    if count > 1:
+        paths.append(part_path(path, index, count))
+    with ExitStack() as stack:
+        for name in paths:
+            stack.enter_context(locked(lock_path(name), f"--output {name}"))
+        yield
+
+
 def check_target(path: Path, count: int, resume: bool, overwrite: bool) -> None:
     """Checks that an output file may be written; with ``overwrite``, removes parts and progress.
 
@@ -180,11 +257,8 @@ def check_target(path: Path, count: int, resume: bool, overwrite: bool) -> None:
     Raises:
         FileExistsError: If the output exists and neither is requested.
         FileNotFoundError: If the output has no progress to resume from.
-        IsADirectoryError: If the output is a folder.
         ValueError: If the output was started with another number of processes.
     """
-    if path.is_dir():
-        raise IsADirectoryError(f"--output {path}: is a folder, expected a file")
     parts = find_parts(path)
     exists = parts or (path.exists() and path.stat().st_size > 0)
     if overwrite:
@@ -227,19 +301,6 @@ def merge(path: Path, count: int, size: int, choices: Mapping[str, Any]) -> Prog
     states = [read_progress(part, choices) for part in parts]
     if not all(state.finished for state in states):
         raise ValueError(f"{path}: some parts are unfinished; expected --resume to finish them")
-    partial = path.with_name(f"{path.name}.partial")
-    streams = [part.open("rb") for part in parts]
-    try:
-        with partial.open("wb") as out:
-            for stream in cycle(streams):
-                lines = list(islice(stream, size))
-                out.writelines(lines)
-                if len(lines) < size:  # the last chunk, or no chunk remained
-                    break
-            written = out.tell()
-    finally:
-        for stream in streams:
-            stream.close()
     whole = Progress(
         max(state.chunks for state in states),
         states[0].lines,
@@ -249,9 +310,16 @@ def merge(path: Path, count: int, size: int, choices: Mapping[str, Any]) -> Prog
         sum(state.bad for state in states),
         finished=True,
     )
-    if written != whole.bytes:
-        raise ValueError(f"{path}: the parts do not match; expected --overwrite to start over")
-    partial.replace(path)
+    with atomic_path(path) as partial, ExitStack() as stack:
+        streams = [stack.enter_context(part.open("rb")) for part in parts]
+        out = stack.enter_context(partial.open("wb"))
+        for stream in cycle(streams):
+            lines = list(islice(stream, size))
+            out.writelines(lines)
+            if len(lines) < size:  # the last chunk, or no chunk remained
+                break
+        if out.tell() != whole.bytes:
+            raise ValueError(f"{path}: the parts do not match; expected --overwrite to start over")
     write_progress(path, whole, choices)
     for part in parts:
         part.unlink()

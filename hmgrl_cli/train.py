@@ -23,6 +23,7 @@ examples:
   hmgrl train --source sample --output-dir runs/sample
   hmgrl train --source mnre --data-dir MNRE/mnre_txt --image-dir MNRE/img --label-text verbalised
   hmgrl train --source sample --output-dir runs/sample --resume
+  hmgrl train --source sample --output-dir runs/sample --seed 1 --overwrite-output-dir
   accelerate launch -m hmgrl train --source records --data-dir mine.jsonl --set dropout=0.2
 """
 INTERRUPTED = "Run the same command with --resume to continue from the last checkpoint, if any."
@@ -201,7 +202,8 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UsageError: If options contradict each other.
         ValueError: If data or settings are invalid.
-        OSError: If files or encoders do not exist, or the folder cannot be written.
+        OSError: If files or encoders do not exist, the folder contains an earlier run or is in use,
+            or it cannot be written.
         FloatingPointError: If the loss is not finite.
     """
     from accelerate.utils import set_seed  # noqa: PLC0415 - not needed for help, like these
@@ -209,6 +211,7 @@ def run(options: argparse.Namespace) -> None:
     from modeling_hmgrl import HMGRLTrainer  # noqa: PLC0415
     from modeling_hmgrl.metrics.label_sets import LabelSets  # noqa: PLC0415
     from modeling_hmgrl.reports.run_report import score_table  # noqa: PLC0415
+    from modeling_hmgrl.training.run_folder import checked_folder  # noqa: PLC0415
 
     if options.references and options.no_test:
         raise UsageError("--references, --no-test: expected at most one of them")
@@ -217,6 +220,11 @@ def run(options: argparse.Namespace) -> None:
             f"--generator-labels: expected a method with a generator, got --method {options.method}"
         )
     configure_cpu()
+    given = {n: getattr(options, n) for n in HMGRLTrainingArguments.names() if n in options}
+    if int(os.environ.get("RANK", "0")) == 0:
+        # Before the data are loaded; training checks it again.
+        with checked_folder(HMGRLTrainingArguments(**{"output_dir": DEFAULT_FOLDER} | given)):
+            pass
     settings = parse_settings(options.set, options.method)
     if options.label_text is None and options.source != "exported":
         options.label_text = METHODS[options.method].config_class.label_text(options.paper)

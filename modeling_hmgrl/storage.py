@@ -4,6 +4,8 @@ import hashlib
 import json
 import math
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,10 +71,24 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file under a unique temporary name in its folder, then renames it."""
+    """Writes a file atomically; see :func:`atomic_path`."""
+    with atomic_path(path) as partial:
+        partial.write_bytes(content)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a unique temporary path beside a file, which replaces the file at the end.
+
+    After an error the temporary file is removed and the file is unchanged. A file that is a
+    symbolic link is replaced, not written through.
+
+    Args:
+        path: The file; its folder must exist.
+    """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        partial.write_bytes(content)
+        yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -122,9 +138,8 @@ class TensorStore:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{self.tensors_file}.partial"
-        save_file(tensors, partial, metadata={self.hash_field: _json_hash(content)})
-        partial.replace(folder / self.tensors_file)
+        with atomic_path(folder / self.tensors_file) as partial:
+            save_file(tensors, partial, metadata={self.hash_field: _json_hash(content)})
         write_json(folder / self.content_file, content)
 
     def load(self, folder: str | Path, model_key: str) -> tuple[list[Tensor], dict[str, Any]]:

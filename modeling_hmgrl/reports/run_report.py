@@ -25,12 +25,15 @@ _NO_SETTINGS = (
     "seen_labels", "generator_labels", "label_texts",
 )  # fmt: skip
 PARTS = ("seen", "unseen", "overall")
+RUN_FILE = "run.json"
 
-# Arguments that may change when a run is resumed; all others determine its results.
+# Arguments that may change when a run is resumed; all others determine its results. The number of
+# steps is compared where the schedule depends on it.
 FREE_ARGUMENTS = frozenset(
     {
         "output_dir", "epochs", "max_steps", "eval_batch_size", "patience", "log_steps", "tracker",
-        "feature_dir", "progress", "resume", "save_steps", "save_epochs", "save_total_limit",
+        "feature_dir", "progress", "resume", "overwrite_output_dir", "save_steps", "save_epochs",
+        "save_total_limit",
     }
 )  # fmt: skip
 
@@ -73,15 +76,17 @@ def git_revision() -> str | None:
         return None
 
 
-def write_run_files(folder: Path, arguments: Any) -> None:
+def write_run_files(folder: Path, arguments: Any, files: Sequence[str] = ()) -> None:
     """Writes command, arguments and versions of a run to `run.json`, before it begins.
 
     Args:
         folder: Folder of the run.
         arguments: Its arguments.
+        files: Names of the files of the model that the run has written to the folder so far.
     """
     run = {"command": command(), "arguments": arguments.to_dict(), "versions": versions()}
-    write_json(folder / "run.json", run | {"git_revision": git_revision()})
+    run |= {"git_revision": git_revision(), "files": list(files)}
+    write_json(folder / RUN_FILE, run)
 
 
 def describe_run(
@@ -198,6 +203,18 @@ def public_command(line: str, kept: Collection[Any] = ()) -> str:
     return shlex.join(
         word if last in ("--push-to-hub", "--repo") else short(word)
         for last, word in zip(before, words, strict=True)
+    )
+
+
+def epoch_line(epoch: int, step: int, scores: Mapping[str, Any]) -> str:
+    """Formats the validation scores of an epoch as one line, in percent."""
+    parts = [
+        f"{name} {100 * scores[name]['accuracy']:.1f}/{100 * scores[name]['f1']:.1f}"
+        for name in PARTS
+    ]
+    return (
+        f"epoch {epoch}, step {step}: validation accuracy/F1 {', '.join(parts)}, "
+        f"AUSUC {100 * scores['ausuc']:.1f}, gamma {scores['gamma']:.3f}"
     )
 
 

@@ -2,11 +2,12 @@
 
 A checkpoint contains what accelerate saves (weights, optimizer, schedule and random states of each
 process, in the format of the engine) and `trainer.json` with the trainer's own state. It is written
-to a temporary folder and renamed when complete; only then is the previous one deleted. A run that
-is killed at any time therefore leaves a complete checkpoint.
+to a temporary folder and renamed when complete; only then are older ones deleted, by the order in
+which they were saved. A run that is killed at any time therefore leaves a complete checkpoint.
 """
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..storage import write_json
+from .run_identity import differences
 
 FOLDER = "checkpoints"
 _STATE = "trainer.json"
 _AVERAGES = "average.safetensors"
-_PARTIAL = ".partial"
+_PARTIAL, _REPLACED = ".partial", ".replaced"
+_NAME = re.compile(rf"step-\d{{8,}}({re.escape(_PARTIAL)}|{re.escape(_REPLACED)})?")
 
 
 @dataclass
@@ -66,14 +69,16 @@ def save_checkpoint(
     folder = output_dir / FOLDER / f"step-{state['step']:08d}"
     partial = folder.with_name(folder.name + _PARTIAL)
     if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
+        for stale in folder.parent.glob(f"step-*{_PARTIAL}"):  # of a run that was killed
+            shutil.rmtree(stale, ignore_errors=True)
     accelerator.wait_for_everyone()
     try:
         accelerator.save_state(str(partial))
         if accelerator.is_main_process:
             if averages is not None:
                 save_file(averages, partial / _AVERAGES)
-            write_json(partial / _STATE, state)
+            order = 1 + max(map(_order, _complete(output_dir)), default=0)
+            write_json(partial / _STATE, state | {"order": order})
     # torch and safetensors raise their own errors on a full disk.
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -86,17 +91,38 @@ def save_checkpoint(
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         return
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():  # it remains complete, under another name, until the new one is in place
+        replaced = folder.with_name(folder.name + _REPLACED)
+        shutil.rmtree(replaced, ignore_errors=True)
+        folder.replace(replaced)
     partial.replace(folder)
-    complete = _complete(output_dir)
-    for old in complete[:-limit] if limit else []:
+    others = [path for path in _complete(output_dir) if path != folder]
+    replaced_ones = [path for path in others if path.suffix == _REPLACED]
+    older = [path for path in others if path.suffix != _REPLACED]
+    surplus = older[: max(0, len(older) + 1 - limit)] if limit else []
+    for old in (*replaced_ones, *surplus):
         shutil.rmtree(old, ignore_errors=True)
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder has the name of a checkpoint, which may be incomplete."""
+    return bool(_NAME.fullmatch(folder.name))
+
+
 def _complete(output_dir: Path) -> list[Path]:
-    """Complete checkpoints, the oldest first."""
-    found = (output_dir / FOLDER).glob(f"step-*/{_STATE}")
-    return sorted(path.parent for path in found if path.parent.suffix != _PARTIAL)
+    """Complete checkpoints in the order in which they were saved."""
+    found = [path.parent for path in (output_dir / FOLDER).glob(f"step-*/{_STATE}")]
+    complete = [path for path in found if is_checkpoint(path) and path.suffix != _PARTIAL]
+    return sorted(complete, key=lambda path: (_order(path), path.name))
+
+
+def _order(folder: Path) -> int:
+    """Number of a checkpoint in the order of saving; 0 if it is damaged or has none."""
+    try:
+        order = json.loads((folder / _STATE).read_text(encoding="utf-8"))["order"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    return order if isinstance(order, int) else 0
 
 
 def last_checkpoint(output_dir: Path) -> Path | None:
@@ -123,15 +149,11 @@ def load_checkpoint(
         ValueError: If one of these properties has changed.
     """
     state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-    then = state["fixed"]
-    changed = {
-        name: (then.get(name), value) for name, value in now.items() if then.get(name) != value
-    }
-    if changed:
-        listed = "; ".join(
-            f"{name}: was {was!r}, is {is_!r}" for name, (was, is_) in changed.items()
+    if changed := differences(state["fixed"], now):
+        raise ValueError(
+            f"{folder}: cannot be resumed, as this run differs from the one that saved it: "
+            f"{'; '.join(changed)}; expected the same run, or another output_dir"
         )
-        raise ValueError(f"{folder}: cannot be resumed, as the settings have changed: {listed}")
     accelerator.load_state(str(folder))
     averages = load_file(folder / _AVERAGES) if (folder / _AVERAGES).exists() else {}
     return state, averages

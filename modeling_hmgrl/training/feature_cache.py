@@ -3,9 +3,10 @@
 A cache folder belongs to one encoder with its weights and preprocessing; the caller includes a hash
 of them in the folder's name, so that its content never becomes stale. Items (images, texts) are
 arrays of shape (rows, width) in half precision, identified by a key computed from their content.
-They are stored consecutively in files of about a hundred megabytes, each with an index file. A file
-and then its index are renamed when they are complete, so that an interrupted write is never read
-and is resumed where it stopped. One process writes at a time; the others wait and read its output.
+They are stored consecutively in files of at most about a hundred megabytes or a minute of encoding,
+each with an index file. A file and then its index are renamed when they are complete, so that an
+incomplete file is never read. After an interruption, what was encoded is kept; a killed process
+loses at most the last minute. One process writes at a time; the others wait and read its output.
 
 Items are read instead of memory-mapped, as the pages of a mapping count as memory of the process
 until the kernel reclaims them, and a pass over a large cache would appear to exhaust the memory.
@@ -16,15 +17,20 @@ import hashlib
 import json
 import os
 import shutil
+import time
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from filelock import FileLock
 from tqdm.auto import tqdm
 
+from ..storage import write_atomically
+from .locks import locked
+
 SHARD_BYTES = 128 * 1024 * 1024
+SHARD_SECONDS = 60.0
 _TYPE = np.dtype("<f2")
 
 
@@ -119,6 +125,8 @@ class StateCache:
     ) -> Self:
         """Encodes the items that are not cached yet.
 
+        If it is interrupted, or the encoder fails, the items encoded so far are kept.
+
         Args:
             keys: Keys of the items.
             encode: Returns the array, shape (rows, width), of each key of a batch.
@@ -135,7 +143,7 @@ class StateCache:
         wanted = list(dict.fromkeys(keys))
         if all(key in self._locations for key in wanted):
             return self
-        with FileLock(self.folder / "lock"):
+        with locked(self.folder / "lock", f"feature cache {self.folder}", wait=True):
             self.refresh()
             for stale in self.folder.glob("*.partial"):  # of a process that was killed
                 stale.unlink(missing_ok=True)
@@ -145,12 +153,18 @@ class StateCache:
                 with tqdm(total=len(missing), desc=purpose, disable=not show_progress) as bar:
                     for start in range(0, len(missing), batch_size):
                         part = missing[start : start + batch_size]
-                        for key, states in zip(part, encode(part), strict=True):
+                        # A list, as a batch with an error must not be written in part.
+                        for key, states in list(zip(part, encode(part), strict=True)):
                             writer.add(key, states)
                         done = start + len(part)
                         _check_room(self.folder, writer.bytes * (len(missing) - done) // done)
                         bar.update(len(part))
                 writer.close()
+            except OSError:
+                raise  # the disk may be full
+            except BaseException:
+                writer.close()
+                raise
             finally:
                 writer.abandon()
             self.refresh()
@@ -158,26 +172,28 @@ class StateCache:
 
 
 class _ShardWriter:
-    """Writes items to files of limited size."""
+    """Writes items to files of limited size, and closes each after a limited time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.bytes = folder, 0
         self._file: Any = None
-        self._part = folder / f"{os.getpid()}.partial"
+        self._opened = 0.0
+        self._part = folder / f"{uuid.uuid4().hex}.partial"
         self._keys: list[str] = []
         self._rows: list[int] = []
         self._width = 0
 
     def add(self, key: str, states: np.ndarray) -> None:
         if self._file is None:
-            self._file = self._part.open("wb")
+            self._file, self._opened = self._part.open("wb"), time.monotonic()
         content = np.ascontiguousarray(states, dtype=_TYPE)
         self._file.write(content.data)
         self._keys.append(key)
         self._rows.append(len(content))
         self._width = content.shape[-1]
         self.bytes += content.nbytes
-        if self._file.tell() >= SHARD_BYTES:
+        age = time.monotonic() - self._opened
+        if self._file.tell() >= SHARD_BYTES or age >= SHARD_SECONDS:
             self.close()
 
     def close(self) -> None:
@@ -191,8 +207,7 @@ class _ShardWriter:
         name = hashlib.sha256("\n".join(self._keys).encode()).hexdigest()[:32]
         self._part.replace(self.folder / f"{name}.bin")
         index = {"width": self._width, "keys": self._keys, "rows": self._rows}
-        self._part.write_text(json.dumps(index), encoding="utf-8")
-        self._part.replace(self.folder / f"{name}.json")
+        write_atomically(self.folder / f"{name}.json", json.dumps(index).encode())
         self._keys, self._rows = [], []
 
     def abandon(self) -> None:

@@ -1,7 +1,6 @@
 """Training of models with the interface of HMGRLForZeroShotTyping."""
 
 import math
-import shutil
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
@@ -19,7 +18,7 @@ from ..metrics.gzs_scores import evaluate_scores
 from ..metrics.label_sets import LabelSets
 from ..metrics.temperature_scaling import best_temperature
 from ..processing_hmgrl import HMGRLProcessor
-from ..reports.run_report import FREE_ARGUMENTS, PARTS, write_run_files
+from ..reports.run_report import PARTS, epoch_line, write_run_files
 from ..storage import write_json
 from .batching import Batches
 from .checkpointing import TrainerState, last_checkpoint, load_checkpoint, save_checkpoint
@@ -27,9 +26,10 @@ from .collectives import gather_with_gradient
 from .evaluator import HMGRLEvaluator
 from .manifold import is_point
 from .optimization import WeightAverage, make_optimizer, make_schedule
+from .run_folder import REPORT_NAME, TRACKED, finished_report, noted_files, run_folder, staged
+from .run_identity import identify_run
 from .training_arguments import HMGRLTrainingArguments
 
-REPORT_NAME = "report.json"
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
@@ -47,6 +47,7 @@ class _Run:
     state: TrainerState
     first_step: int
     started: float
+    identity: dict[str, Any]
 
 
 class HMGRLTrainer(HMGRLEvaluator):
@@ -127,6 +128,8 @@ class HMGRLTrainer(HMGRLEvaluator):
     def train(self, extra: dict[str, Any] | None = None) -> dict[str, Any]:
         """Trains, saves the best model in ``output_dir``, tests it and writes the report.
 
+        If the run to resume is finished and was tested on the same splits, its report is returned.
+
         Args:
             extra: Further fields of the report, such as the scores of training-free baselines.
 
@@ -135,12 +138,25 @@ class HMGRLTrainer(HMGRLEvaluator):
 
         Raises:
             FloatingPointError: If the loss is not finite.
-            OSError: If the folder cannot be written.
-            ValueError: If the checkpoint to resume from is of a run with other settings.
+            FileExistsError: If the folder contains an earlier run, and neither ``resume`` nor
+                ``overwrite_output_dir`` is set.
+            OSError: If the folder cannot be written, or another process trains in it.
+            ValueError: If the checkpoint to resume from is of another run.
         """
+        with run_folder(self.accelerator, self.arguments):
+            return self._train(extra or {})
+
+    def _train(self, extra: dict[str, Any]) -> dict[str, Any]:
         arguments, accelerator = self.arguments, self.accelerator
         run = self._start()
         state = run.state
+        splits = self.prepared.samples.keys() - {"train"}
+        if state.step and self._is_done(run):
+            known = finished_report(self.output_dir, self.history, splits, extra)
+            if known is not None:
+                accelerator.end_training()
+                self.load_best()
+                return known
         bar = tqdm(
             total=run.total,
             initial=state.step,
@@ -148,9 +164,7 @@ class HMGRLTrainer(HMGRLEvaluator):
             unit="step",
             disable=not self._shows_progress,
         )
-        while state.step < run.total:
-            if arguments.patience and state.waited >= arguments.patience:
-                break
+        while not self._is_done(run):
             self._train_epoch(run, bar)
             state.epoch, state.batch = state.epoch + 1, 0
             self._end_epoch(run, bar)
@@ -159,11 +173,15 @@ class HMGRLTrainer(HMGRLEvaluator):
         bar.close()
         accelerator.wait_for_everyone()
         self.load_best()
-        report = self.report({"validation": state.best} if state.best else None) | (extra or {})
+        report = self.report({"validation": state.best} if state.best else None) | extra
         if accelerator.is_main_process:
             write_json(self.output_dir / REPORT_NAME, report)
         accelerator.end_training()
         return report
+
+    def _is_done(self, run: "_Run") -> bool:
+        patience = self.arguments.patience
+        return run.state.step >= run.total or bool(patience and run.state.waited >= patience)
 
     @torch.no_grad()
     def _constant_inputs(self) -> dict[str, torch.Tensor]:
@@ -199,16 +217,22 @@ class HMGRLTrainer(HMGRLEvaluator):
         per_epoch = batches.count // arguments.gradient_accumulation_steps
         total = arguments.max_steps or arguments.epochs * per_epoch
         constant = self._constant_inputs()
+        identity = self._identity(total)
         model, optimizer, schedule = self._engine(total)
-        if accelerator.is_main_process:
-            write_run_files(self.output_dir, arguments)
-        if arguments.tracker != "none":
-            accelerator.init_trackers("training")
         self._describe_in_config()
-        state = self._resumed(schedule) or TrainerState()
+        state = self._resumed(schedule, identity) or TrainerState()
+        if state.step > total:
+            raise ValueError(
+                f"epochs, max_steps: got {total} steps in all, expected at least the {state.step} "
+                f"that the run to resume in {self.output_dir} has completed"
+            )
+        if accelerator.is_main_process:
+            write_run_files(self.output_dir, arguments, noted_files(self.output_dir))
+        if arguments.tracker != "none":
+            accelerator.init_trackers(TRACKED)
         return _Run(
             model, optimizer, schedule, batches, self._loader("train", batches), constant, total,
-            state, state.step, time.perf_counter(),
+            state, state.step, time.perf_counter(), identity,
         )  # fmt: skip
 
     def _train_epoch(self, run: "_Run", bar: Any) -> None:
@@ -246,7 +270,7 @@ class HMGRLTrainer(HMGRLEvaluator):
         with nullcontext() if self.average is None else self.average.applied():
             scores = self._validate(state)
             if self._shows_progress:
-                bar.write(self._epoch_line(state, scores))
+                bar.write(epoch_line(state.epoch, state.step, scores))
             state.waited += 1
             if state.best is None or self._better(scores, state.best):
                 state.best, state.waited = scores, 0
@@ -281,16 +305,16 @@ class HMGRLTrainer(HMGRLEvaluator):
             self.model = model
         return model, optimizer, schedule
 
-    def _fixed(self) -> dict[str, Any]:
+    def _identity(self, total: int) -> dict[str, Any]:
         """Properties that a resumed run must have in common with the interrupted one."""
-        fixed = self.arguments.to_dict()
-        fixed = {name: value for name, value in fixed.items() if name not in FREE_ARGUMENTS}
-        return fixed | {
-            "processes": self.accelerator.num_processes,
-            "training samples": len(self.prepared.samples["train"]),
-            "seen labels": list(self.labels.seen),
-            "generator labels": list(self.labels.generator),
-        }
+        arguments, samples = self.arguments, self.prepared.samples
+        if not (arguments.resume or arguments.save_epochs or arguments.save_steps):
+            return {}
+        more = {"method": self.method, "processes": self.accelerator.num_processes}
+        if arguments.schedule != "constant":  # the learning rates depend on it
+            more["steps in all"] = total
+        parts = (self.model, self.processor, arguments, self.labels, samples, self.label_names)
+        return identify_run(*parts, **more)
 
     def _checkpoint(self, run: "_Run") -> None:
         averages = None if self.average is None else self.average.state_dict()
@@ -299,16 +323,16 @@ class HMGRLTrainer(HMGRLEvaluator):
             **asdict(run.state),
             "schedule": run.schedule.last_epoch,
             "history": self.history,
-            "fixed": self._fixed(),
+            "fixed": run.identity,
         }
         save_checkpoint(self.accelerator, self.output_dir, content, limit, averages)
 
-    def _resumed(self, schedule: Any) -> TrainerState | None:
+    def _resumed(self, schedule: Any, identity: dict[str, Any]) -> TrainerState | None:
         """Restores the last checkpoint if the run is resumed, and returns its state."""
         folder = last_checkpoint(self.output_dir) if self.arguments.resume else None
         if folder is None:
             return None
-        saved, averages = load_checkpoint(self.accelerator, folder, self._fixed())
+        saved, averages = load_checkpoint(self.accelerator, folder, identity)
         if self.average is not None:
             self.average.load_state_dict(averages)
         self.history = saved["history"]
@@ -365,16 +389,6 @@ class HMGRLTrainer(HMGRLEvaluator):
         metric = self.arguments.metric
         return scores["overall"][metric] > best["overall"][metric]
 
-    def _epoch_line(self, state: TrainerState, scores: dict[str, Any]) -> str:
-        parts = [
-            f"{name} {100 * scores[name]['accuracy']:.1f}/{100 * scores[name]['f1']:.1f}"
-            for name in PARTS
-        ]
-        return (
-            f"epoch {state.epoch}, step {state.step}: validation accuracy/F1 {', '.join(parts)}, "
-            f"AUSUC {100 * scores['ausuc']:.1f}, gamma {scores['gamma']:.3f}"
-        )
-
     def save(self, folder: str | Path, engine: Any = None) -> None:
         """Saves model and processor (safetensors, JSON) with the code that loads them.
 
@@ -396,15 +410,9 @@ class HMGRLTrainer(HMGRLEvaluator):
                 model = self.model_class(self.model.config)
         if not self.accelerator.is_main_process:
             return
-        folder = Path(folder)
-        partial = folder / ".partial"
-        try:
+        with staged(Path(folder)) as partial:
             model.save_pretrained(partial, state_dict=state)
             self.processor.save_pretrained(partial)
-            for path in sorted(partial.iterdir()):
-                path.replace(folder / path.name)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
     def load_best(self) -> None:
         """Loads the best model, with its gamma and temperature, from ``output_dir``."""

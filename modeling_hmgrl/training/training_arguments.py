@@ -41,9 +41,11 @@ class HMGRLTrainingArguments:
         save_steps: Number of optimizer steps between further such checkpoints; 0 for none.
         save_total_limit: Number of checkpoints to keep; 0 for all.
         resume: Whether to resume from the last checkpoint in ``output_dir``, if there is one.
+        overwrite_output_dir: Whether to remove what an earlier run wrote to ``output_dir``, before
+            training; other files remain.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or arguments contradict each other.
 
     Examples:
         >>> arguments = HMGRLTrainingArguments("runs/0", epochs=5, learning_rate=3e-5)
@@ -82,6 +84,7 @@ class HMGRLTrainingArguments:
     save_steps: int = 0
     save_total_limit: int = 1
     resume: bool = False
+    overwrite_output_dir: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "eval_batch_size", "gradient_accumulation_steps"):
@@ -99,6 +102,8 @@ class HMGRLTrainingArguments:
         for name in ("warmup_ratio", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a number in [0, 1)")
+        if self.resume and self.overwrite_output_dir:
+            raise ValueError("resume, overwrite_output_dir: expected at most one of them")
 
     @staticmethod
     def paper(task: str) -> dict[str, Any]:
