@@ -260,7 +260,7 @@ def test_options_that_do_not_go_together(predict, capsys, argv, code, message):
 
 def test_the_input_is_not_overwritten(data, predict, capsys):
     predict("--input", data, "--output", data, "--overwrite", expected=2)
-    assert "--output: same file as --input" in error_of(capsys)
+    assert f"--output {data}: same file as --input {data}" in error_of(capsys)
     assert len(read(data)) == 44
 
 

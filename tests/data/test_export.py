@@ -1,6 +1,7 @@
 """Splits written as Parquet are the same when they come back: from a folder and from the Hub."""
 
 import json
+from pathlib import Path
 
 import datasets
 import pyarrow as pa
@@ -14,7 +15,9 @@ from pyarrow import parquet
 from dataset_scripts import export as rooms
 from dataset_scripts import load_gzs, load_gzs_seeds
 from dataset_scripts.__main__ import main
+from dataset_scripts.convert import convert
 from dataset_scripts.export import export, load_exported
+from dataset_scripts.options import SourceOptions
 
 LABELS = ("person", "city", "a|b <i>", "animal")
 
@@ -262,6 +265,30 @@ def test_command_line(source, tmp_path, capsys):
     assert DatasetCard.load(out / "README.md").data.pretty_name == "Mine"
     with pytest.raises(SystemExit, match=r"hmgrl data export: .*exists already"):
         main(["export", "--out", str(out)])
+
+
+def test_an_interrupted_conversion_leaves_whole_images(tmp_path, monkeypatch):
+    out, pictures, write = tmp_path / "a.jsonl", tmp_path / "a_pictures", Path.write_bytes
+    sizes = []
+
+    def interrupted(path, content):
+        sizes.append(len(content))
+        if len(sizes) == 3:
+            write(path, content[: len(content) // 2])
+            raise KeyboardInterrupt
+        return write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            convert("sample", SourceOptions(), out)
+    written = [path for path in pictures.rglob("*") if path.is_file()]
+    assert sorted(path.stat().st_size for path in written) == sorted(sizes[:2])
+    assert [path.name for path in tmp_path.iterdir()] == [pictures.name]
+    write(written[0], written[0].read_bytes()[:10])  # as a killed earlier version left it
+    convert("sample", SourceOptions(), out)
+    assert sorted(path.stat().st_size for path in written) == sorted(sizes[:2])
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_convert_and_read_again(source, tmp_path, capsys):

@@ -6,6 +6,7 @@ import multiprocessing
 import unicodedata
 
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -105,6 +106,26 @@ def test_both_write_the_same_json(package, tmp_path):
     with pytest.raises(TypeError):
         write({"score": object()})
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def _save_often(folder, number):
+    store = storage.TensorStore("a.safetensors", "a.json", ("a",), "hash", "values", "save")
+    for _ in range(50):
+        store.save(folder, {"a": torch.full((1000,), 1.5)}, {"model": "m"})
+
+
+def test_several_processes_may_save_the_same_tensors(tmp_path):
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_save_often, args=(tmp_path, n)) for n in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0, 0, 0, 0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.safetensors"]
+    store = storage.TensorStore("a.safetensors", "a.json", ("a",), "hash", "values", "save")
+    [values], _ = store.load(tmp_path, "m")
+    assert values.tolist() == [1.5] * 1000
 
 
 def _write_often(folder, package, number):

@@ -141,6 +141,38 @@ def test_an_encoder_that_fails_leaves_whole_files_only(tmp_path, small_shards):
     assert all(np.array_equal(read(cache, key), states_of(key)) for key in names(8))
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interruption_keeps_what_was_encoded(tmp_path, error):
+    def interrupted(keys):
+        if "item6" in keys:
+            raise error
+        return [states_of(key) for key in keys]
+
+    with pytest.raises(error):
+        fill(StateCache(tmp_path), names(9), interrupted, batch_size=2)
+    assert not list(tmp_path.glob("*.partial"))
+    cache = StateCache(tmp_path)
+    assert [key for key in names(9) if key in cache] == names(6)
+    assert fill(cache, names(9)).keys == names(3, 6)
+    assert all(np.array_equal(read(cache, key), states_of(key)) for key in names(9))
+
+
+def test_files_are_complete_after_a_limited_time(tmp_path, monkeypatch):
+    """A killed process loses what it has encoded since the last file."""
+    monkeypatch.setattr(state_cache, "SHARD_SECONDS", 30.0)
+    now, found = [0.0], []
+    monkeypatch.setattr(state_cache.time, "monotonic", lambda: now[0])
+
+    def slow(keys):
+        found.append(len(StateCache(tmp_path)))
+        now[0] += 10.0
+        return [states_of(key) for key in keys]
+
+    fill(StateCache(tmp_path), names(9), slow, batch_size=1)
+    assert found == [0, 0, 0, 0, 4, 4, 4, 4, 8]
+    assert len(shards(tmp_path)) == 3
+
+
 SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
