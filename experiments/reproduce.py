@@ -20,6 +20,8 @@ import draw_representations
 from comparison import paired_test, table, values
 from grid import SCORINGS, SETTINGS, Cell, Paths, run_cells, train_and_keep
 
+from modeling_hmgrl.storage import write_atomically
+
 SOURCES = {"mre": "mnre", "met": "sample"}
 """Default source of each task."""
 
@@ -176,7 +178,7 @@ def _path(arguments: argparse.Namespace, what: str, suffix: str) -> Path:
 
 def _write(arguments: argparse.Namespace, what: str, text: str) -> None:
     path = _path(arguments, what, ".md")
-    path.write_text(text + "\n", encoding="utf-8")
+    write_atomically(path, f"{text}\n".encode())
     print(text)
     print(f"\nWritten: {path}")
 

@@ -268,7 +268,7 @@ def test_command_line(source, tmp_path, capsys):
 
 
 def test_an_interrupted_conversion_leaves_whole_images(tmp_path, monkeypatch):
-    out, pictures, write = tmp_path / "a.jsonl", tmp_path / "a_pictures", Path.write_bytes
+    out, pictures, write = tmp_path / "a.jsonl", tmp_path / "a_images", Path.write_bytes
     sizes = []
 
     def interrupted(path, content):

@@ -216,7 +216,7 @@ def start(folder, mode, number=0):
 def test_two_processes_encode_each_item_once_in_all(tmp_path):
     processes = [start(tmp_path, "race", number) for number in range(2)]
     for process in processes:
-        _, error = process.communicate(timeout=120)
+        _, error = process.communicate(timeout=300)
         assert process.returncode == 0, error
     assert sorted((tmp_path / "encoded").read_text().split()) == sorted(names(12))
 
@@ -224,7 +224,7 @@ def test_two_processes_encode_each_item_once_in_all(tmp_path):
 @pytest.mark.slow
 def test_a_killed_process_leaves_whole_files_and_its_work_goes_on(tmp_path, small_shards):
     process = start(tmp_path, "die")
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL, error
     assert list((tmp_path / "cache").glob("*.partial"))
     cache = StateCache(tmp_path / "cache")
