@@ -64,14 +64,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text-encoder",
         default="bert-base-cased",
         metavar="NAME",
-        help="text encoder, as a folder or a name on the Hub",
+        help="text encoder, such as BERT, RoBERTa, XLM-R, DeBERTa-v3, MPNet or ModernBERT, as "
+        "a folder or a name on the Hub",
     )
     model.add_argument(
         "--vision-encoder",
         default="google/vit-base-patch16-384",
         metavar="NAME",
-        help="image encoder, as a folder or a name on the Hub; not used with --no-images or by "
-        "text-only methods",
+        help="image encoder, such as ViT, DINOv2, CLIP or SigLIP, as a folder or a name on the Hub; "
+        "not used with --no-images or by text-only methods",
     )
     model.add_argument(
         "--paper", action="store_true", help="use the settings of the paper unless given here"
@@ -180,9 +181,13 @@ def make_model(
         Model and processor.
     """
     from modeling_hmgrl import HMGRLProcessor  # noqa: PLC0415 - not needed for help
+    from modeling_hmgrl.backbones import encoder_config  # noqa: PLC0415
 
     kind: Any = METHODS[method]
     vision = vision if kind.uses_images else None
+    for side, encoder in (("text", text), ("image", vision)):
+        if encoder is not None:  # checked before the tokenizer, whose errors would be less clear
+            encoder_config(encoder, side)
     lengths: dict[str, Any] = {"max_length": 128}
     if paper:
         lengths = PAPER_LENGTHS[task] | {"pad_to_max_length": True}

@@ -4,7 +4,6 @@ Freezing, precision, initialisation and the encoding of texts, images and labels
 here only; methods differ in how they use the states.
 """
 
-import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,30 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
-from transformers.utils import logging
 
+from .backbones import image_states, new_encoder, text_state
 from .configuration_hmgrl import ZeroShotTypingConfig
 from .hub import public_name, save_pipeline_code
 from .layers import Fp32Linear, zeros
 from .lorentz import full_precision, wide
 from .outputs import EncoderStates
 from .pooling import masked_mean
-
-
-def without_pooler(config: Any) -> dict[str, bool]:
-    """Returns arguments that build an encoder without its pooling layer, which is not used."""
-    model_class = MODEL_MAPPING.get(type(config), None)
-    if model_class and "add_pooling_layer" in inspect.signature(model_class).parameters:
-        return {"add_pooling_layer": False}
-    return {}
-
-
-def _backbone(config: Any) -> PreTrainedModel:
-    # a configuration may name code of its own, which is never executed
-    return AutoModel.from_config(config, trust_remote_code=False, **without_pooler(config))
 
 
 class HMGRLPreTrainedModel(PreTrainedModel):
@@ -143,11 +128,11 @@ class Encoders(HMGRLPreTrainedModel):
     ) -> None:
         super().__init__(config)
         width = config.text_width
-        self.text_model = text_model or _backbone(config.text_config)
+        self.text_model = text_model or new_encoder(config.text_config)
         self.vision_model = None
         self.image_projection: Any = None
         if config.vision_config is not None:
-            self.vision_model = vision_model or _backbone(config.vision_config)
+            self.vision_model = vision_model or new_encoder(config.vision_config)
             vision_width = config.vision_config.hidden_size  # type: ignore[union-attr]
             if config.projection_init == "similarity":  # without effect until trained
                 self.image_projection = Fp32Linear(vision_width, width, init_weight=zeros)
@@ -206,11 +191,11 @@ class Encoders(HMGRLPreTrainedModel):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision):
             pixel_values = pixel_values.to(self.vision_model.dtype)
             if image_mask is None:
-                return self.vision_model(pixel_values=pixel_values).last_hidden_state
+                return image_states(self.vision_model, pixel_values)
             rows = image_mask.bool().nonzero().squeeze(1)
             # encoders reject an empty batch: encode one row and discard it
             taken = pixel_values[rows] if len(rows) else pixel_values[:1]
-            states = self.vision_model(pixel_values=taken).last_hidden_state
+            states = image_states(self.vision_model, taken)
             shape = (len(pixel_values), *states.shape[1:])
             return states.new_zeros(shape).index_copy(0, rows, states[: len(rows)])
 
@@ -329,6 +314,10 @@ class Encoders(HMGRLPreTrainedModel):
         with full_precision(states.device):
             return masked_mean(states, mask) if pool is None else pool(states, ids, mask)
 
+    def whole_text(self, states: EncoderStates) -> Tensor:
+        """States of the whole texts, (B, d), such as that of BERT's first token."""
+        return text_state(self.config.text_config, states.text, states.text_mask)
+
     @staticmethod
     def inside(span_positions: Tensor, length: int) -> Tensor:
         """Tokens between the markers, of ``length`` tokens, bool, shape (B, spans, length)."""
@@ -386,25 +375,4 @@ class Encoders(HMGRLPreTrainedModel):
             )
 
 
-def pretrained_encoder(encoder: str | PreTrainedModel) -> PreTrainedModel:
-    """Loads an encoder, or takes a loaded one, without its pooling layer, which is not used."""
-    if not isinstance(encoder, str):
-        if getattr(encoder, "pooler", None) is not None:
-            encoder.pooler = None
-        return encoder
-    options = without_pooler(AutoConfig.from_pretrained(encoder))
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # pooler and heads of a checkpoint are not loaded on purpose
-    try:
-        model, info = AutoModel.from_pretrained(encoder, output_loading_info=True, **options)
-    finally:
-        logging.set_verbosity(verbosity)
-    if info["missing_keys"]:
-        raise ValueError(
-            f"encoder {encoder!r}: its checkpoint lacks {sorted(info['missing_keys'])[:5]}, "
-            f"expected all weights of {type(model).__name__}"
-        )
-    return model
-
-
-__all__ = ["Encoders", "HMGRLPreTrainedModel", "pretrained_encoder", "without_pooler"]
+__all__ = ["Encoders", "HMGRLPreTrainedModel"]

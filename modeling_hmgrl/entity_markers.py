@@ -135,17 +135,10 @@ def _insert_markers(
     pieces: list[str] = []
     starts: list[int] = []
     for text, sample, (low, high) in zip(texts, markers, ranges, strict=True):
-        bounds = [low, *(offset for offset, _ in sample), high]
+        bounds = [low, *(_before_blank(text, offset) for offset, _ in sample), high]
         pieces += [text[a:b] for a, b in pairwise(bounds)]
         starts += bounds[:-1]
-    encoded = tokenizer(
-        pieces,
-        add_special_tokens=False,
-        return_attention_mask=False,
-        return_offsets_mapping=True,
-        split_special_tokens=True,
-        verbose=False,  # no warning about long pieces, which are windowed
-    )
+    rows, mappings = tokenize_pieces(tokenizer, pieces)
     marker_ids = {m: tokenizer.convert_tokens_to_ids(m) for pair in MARKERS for m in pair}
     marked, piece = [], 0
     for sample in markers:
@@ -153,9 +146,11 @@ def _insert_markers(
         offsets: list[Span | None] = []  # None at a marker
         position_of: dict[str, int] = {}
         for index in range(len(sample) + 1):
-            ids += encoded.input_ids[piece]
-            base = starts[piece]
-            offsets += [(base + a, base + b) for a, b in encoded.offset_mapping[piece]]
+            ids += rows[piece]
+            offsets += [
+                (starts[piece] + a, starts[piece] + b)
+                for a, b in (_without_blank(pieces[piece], span) for span in mappings[piece])
+            ]
             piece += 1
             if index < len(sample):
                 marker = sample[index][1]
@@ -165,6 +160,66 @@ def _insert_markers(
         positions = [(position_of[a], position_of[b]) for a, b in MARKERS[: len(sample) // 2]]
         marked.append(MarkedText(ids, positions, None, offsets))
     return marked
+
+
+def _before_blank(text: str, offset: int) -> int:
+    """Moves a marker before the blank in front of it, if there is one.
+
+    Many tokenizers encode a blank together with the word after it. A blank that is separated from
+    its word would become a token, and the word would have the tokens of a word's continuation.
+    """
+    return offset - 1 if offset and text[offset - 1] == " " else offset
+
+
+def _without_blank(text: str, span: Span) -> Span:
+    """Removes blanks from the beginning of a range; some tokenizers include the blank before."""
+    start, end = span
+    return end - len(text[start:end].lstrip()), end
+
+
+def tokenize_pieces(
+    tokenizer: Any, pieces: Sequence[str]
+) -> tuple[list[list[int]], list[list[Span]]]:
+    """Tokenises parts of texts without special tokens.
+
+    Vocabularies of SentencePiece contain the special tokens, so that a text could spell one; these
+    become the unknown token.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        pieces: Parts of texts.
+
+    Returns:
+        For each piece its token ids and the character ranges of the tokens.
+    """
+    encoded = tokenizer(
+        list(pieces),
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_offsets_mapping=True,
+        split_special_tokens=True,
+        verbose=False,  # no warning about long pieces, which are windowed
+    )
+    unknown = tokenizer.unk_token_id
+    rows = encoded.input_ids
+    if unknown is not None:
+        special = set(tokenizer.all_special_ids) - {unknown}
+        rows = [
+            row if special.isdisjoint(row) else [unknown if i in special else i for i in row]
+            for row in rows
+        ]
+    return rows, encoded.offset_mapping
+
+
+def token_of(tokenizer: Any, character: str) -> int:
+    """Returns the token that a punctuation mark is inside a text, without a blank before it.
+
+    The mark alone may be two tokens in vocabularies of SentencePiece, a blank and the mark.
+    """
+    found = tokenizer.convert_tokens_to_ids(character)
+    if found is not None and found != tokenizer.unk_token_id:
+        return found
+    return tokenize_pieces(tokenizer, [character])[0][0][-1]
 
 
 def _marker_offsets(spans: Sequence[Span]) -> list[tuple[int, str]]:
@@ -208,8 +263,9 @@ def _window(sample: MarkedText, max_tokens: int) -> MarkedText:
     for index in kept:
         offset = offsets[index]
         if offset is not None:
-            if ranges and last == index - 1:
-                ranges[-1] = (ranges[-1][0], offset[1])
+            # Several tokens may encode one character, of which a cut may drop some.
+            if ranges and (last == index - 1 or offset[0] < ranges[-1][1]):
+                ranges[-1] = (ranges[-1][0], max(ranges[-1][1], offset[1]))
             else:
                 ranges.append(offset)
             last = index

@@ -212,7 +212,7 @@ class HMGRLModel(Encoders):
 
         # The entity query consists of encoder states: [h_CLS; mentions] (eq. 6).
         mentions = self.mentions(states.text, states.span_positions)
-        entity = torch.cat([states.text[:, 0], *mentions.unbind(1)], dim=-1)
+        entity = torch.cat([self.whole_text(states), *mentions.unbind(1)], dim=-1)
 
         # The query pools the tokens of both modalities; H = [entity; pooled].
         pooled, attention = self.fusion(

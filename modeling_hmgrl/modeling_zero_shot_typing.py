@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .backbones import aligning_projection, max_tokens, pretrained_encoder
 from .configuration_hmgrl import ZeroShotTypingConfig
-from .encoders import Encoders, HMGRLPreTrainedModel, pretrained_encoder
+from .encoders import Encoders, HMGRLPreTrainedModel
 from .lorentz import full_precision, wide
 from .losses import classification_loss, ranking_loss
 from .outputs import EncoderStates, Gather, TrainingStep, ZeroShotTypingOutput, local
-from .pooling import SEPARATOR, pool_parts
+from .pooling import pool_parts
 from .scoring import LabelScorer
 
 
@@ -68,7 +69,10 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
 
         Args:
             text: Text encoder: a model, a folder or a Hub name.
-            vision: Image encoder: a model, a folder or a Hub name; None for text only.
+            vision: Image encoder: a model, a folder or a Hub name; None for text only. Of a
+                checkpoint with both, such as CLIP's, only the tower asked for is taken; if it is
+                given twice, image states are initialised to be aligned with those of texts where
+                the checkpoint has projections (:func:`backbones.aligning_projection`).
             processor: Processor whose tokenizer has the entity markers; the token embeddings are
                 resized to it, and those of the markers are initialised to those of punctuation
                 (:attr:`HMGRLProcessor.marker_initials`).
@@ -77,17 +81,31 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
 
         Returns:
             The model in evaluation mode, as from :meth:`from_pretrained`.
+
+        Raises:
+            ValueError: If a model is not an encoder of texts or of image patches.
         """
-        text_model = pretrained_encoder(text)
-        vision_model = None if vision is None else pretrained_encoder(vision)
+        text_model = pretrained_encoder(text, "text")
+        vision_model = None if vision is None else pretrained_encoder(vision, "image")
+        encoders = {"text_config": text_model, "vision_config": vision_model}
+        attention: Any = {
+            name: encoder.config._attn_implementation
+            for name, encoder in encoders.items()
+            if encoder is not None
+        }
+        if len(set(attention.values())) == 1:
+            attention = text_model.config._attn_implementation  # of the model as well
         make = cls.config_class.paper if paper_settings else cls.config_class
         config = make(
-            attn_implementation=text_model.config._attn_implementation,  # the model sets both
+            attn_implementation=attention,
             text_config=text_model.config,
             vision_config=None if vision_model is None else vision_model.config,
             **settings,
         )
         model = cls(config, text_model, vision_model)
+        projection = aligning_projection(text) if text == vision else None
+        if projection is not None and config.projection_init == "similarity":
+            model.encoders.image_projection.weight.data.copy_(projection)
         if processor is not None:
             model.add_markers(processor)
         return model.eval()
@@ -98,14 +116,30 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
 
         Args:
             processor: A :class:`HMGRLProcessor`.
+
+        Raises:
+            ValueError: If the text encoder cannot read texts as long as the processor's.
         """
-        tokenizer = processor.tokenizer
-        [self.config.separator_id] = tokenizer(SEPARATOR, add_special_tokens=False).input_ids
-        self.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        self._check_lengths(processor)
+        self.config.separator_id = processor.separator_id
         weight: Any = self.get_input_embeddings().weight
-        for marker, initial in processor.marker_initials.items():
-            source = tokenizer(initial, add_special_tokens=False).input_ids
-            weight[tokenizer.convert_tokens_to_ids(marker)] = weight[source].mean(0)
+        mean = weight.mean(0)
+        self.resize_token_embeddings(processor.vocabulary_size, mean_resizing=False)
+        weight = self.get_input_embeddings().weight
+        for marker, source in processor.marker_sources().items():
+            weight[marker] = mean if source is None else weight[source]
+
+    def _check_lengths(self, processor: Any) -> None:
+        """Raises a ValueError if texts may be longer than the text encoder's position table."""
+        limit = max_tokens(self.encoders.text_model)
+        kind: Any = self.config.text_config
+        for name in ("max_length", "label_max_length"):
+            length = getattr(processor, name)
+            if limit is not None and length > limit:
+                raise ValueError(
+                    f"{name}: got {length}, expected at most {limit}, the number of positions of "
+                    f"the text encoder {kind.model_type!r}"
+                )
 
     def get_input_embeddings(self) -> nn.Module:
         """Returns the token embeddings of the text encoder."""

@@ -13,8 +13,17 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from .entity_markers import MARKERS, MarkedText, Span, check_spans, mark_texts
+from .entity_markers import (
+    MARKERS,
+    MarkedText,
+    Span,
+    check_spans,
+    mark_texts,
+    token_of,
+    tokenize_pieces,
+)
 from .images import open_image
+from .pooling import SEPARATOR
 
 logger = logging.get_logger(__name__)
 
@@ -30,8 +39,7 @@ class HMGRLProcessor(ProcessorMixin):
 
     Args:
         image_processor: Any image processor; None requires ``use_images=False``.
-        tokenizer: A fast tokenizer of a BERT-like model, to which the four entity markers are
-            added.
+        tokenizer: A fast tokenizer of a text encoder, to which the four entity markers are added.
         task: "typing" (one span) or "relation" (two spans, head first).
         max_length: Maximum number of tokens of a text, special tokens and markers included (128 in
             the paper). Longer texts are reduced to a window around their mentions.
@@ -63,7 +71,8 @@ class HMGRLProcessor(ProcessorMixin):
     marker_initials = {  # noqa: RUF012 - read only
         "[E1]": '"', "[/E1]": '"', "[E2]": "*", "[/E2]": "*",
     }  # fmt: skip
-    """Punctuation whose embedding initialises each marker, as it often surrounds words in texts."""
+    """Punctuation whose embedding initialises each marker, as it often surrounds words in texts; if
+    the tokenizer does not know it, the mean of all embeddings initialises the marker."""
 
     def __init__(
         self,
@@ -79,6 +88,10 @@ class HMGRLProcessor(ProcessorMixin):
         if tokenizer is None or not tokenizer.is_fast:
             raise ValueError(
                 "tokenizer: expected a fast tokenizer, which provides character offsets"
+            )
+        if tokenizer.pad_token_id is None:
+            raise ValueError(
+                "tokenizer: got one without a padding token, expected that of an encoder"
             )
         if task not in ("typing", "relation"):
             raise ValueError(f"task: got {task!r}, expected 'typing' or 'relation'")
@@ -98,6 +111,7 @@ class HMGRLProcessor(ProcessorMixin):
         self.use_images = use_images
         self.prompt = prompt
         self._marker_ids = set(tokenizer.convert_tokens_to_ids(markers))
+        self.separator_id = token_of(tokenizer, SEPARATOR)
         super().__init__(image_processor, tokenizer)
         # The special tokens that the tokenizer adds, derived from a text of one token.
         content = tokenizer("a", add_special_tokens=False).input_ids
@@ -138,6 +152,21 @@ class HMGRLProcessor(ProcessorMixin):
     def _max_prompt_tokens(self) -> int:
         """Maximum number of tokens of a prompt."""
         return 2 * _MAX_PROMPT_MENTION + 1 + len(self._suffix) if self.prompt else 0
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token embeddings that the tokenizer requires; its ids may have gaps."""
+        return max(self.tokenizer.get_vocab().values()) + 1
+
+    def marker_sources(self) -> dict[int, int | None]:
+        """Returns the token whose embedding initialises each marker, None if it is unknown."""
+        tokenizer = self.tokenizer
+        sources = {}
+        for marker, initial in self.marker_initials.items():
+            source = token_of(tokenizer, initial)
+            unknown = source == tokenizer.unk_token_id
+            sources[tokenizer.convert_tokens_to_ids(marker)] = None if unknown else source
+        return sources
 
     @property
     def num_spans(self) -> int:
@@ -346,13 +375,7 @@ class HMGRLProcessor(ProcessorMixin):
         for index, label in enumerate(labels):
             if not isinstance(label, str) or not label.strip():
                 raise ValueError(f"{name}[{index}]: got {label!r}, expected a non-blank string")
-        ids = self.tokenizer(
-            list(labels),
-            add_special_tokens=False,
-            return_attention_mask=False,
-            split_special_tokens=True,
-            verbose=False,
-        ).input_ids
+        ids = self._tokenize_labels(labels)
         max_tokens = self.label_max_length - len(self._prefix) - len(self._suffix)
         truncated = [labels[i] for i in range(len(labels)) if len(ids[i]) > max_tokens]
         if truncated:
@@ -366,6 +389,19 @@ class HMGRLProcessor(ProcessorMixin):
             f"{prefix}_input_ids": batch["input_ids"],
             f"{prefix}_attention_mask": batch["attention_mask"],
         }
+
+    def _tokenize_labels(self, labels: Sequence[str]) -> list[list[int]]:
+        """Tokenises label texts such that each ";" is a token of its own."""
+        parts = [label.split(SEPARATOR) for label in labels]
+        rows, _ = tokenize_pieces(self.tokenizer, [part.rstrip() for row in parts for part in row])
+        stream = iter(rows)
+        ids: list[list[int]] = []
+        for row in parts:
+            joined = list(next(stream))
+            for _ in row[1:]:
+                joined += [self.separator_id, *next(stream)]
+            ids.append(joined)
+        return ids
 
 
 def _check_list(name: str, values: Any, count: int | None = None) -> None:

@@ -201,7 +201,7 @@ class MGVMoEForZeroShotTyping(Method):
         text_z = self.experts(text)
         image_z = None if states.image is None else self.experts(states.image)
         mentions = self.encoders.mentions(text, states.span_positions)
-        entity = torch.cat([text[:, 0], entity_of(mentions)], dim=-1)
+        entity = torch.cat([self.encoders.whole_text(states), entity_of(mentions)], dim=-1)
         pooled, attention = self.fusion(
             entity,
             text_z.sample,

@@ -3,7 +3,7 @@
 Source: Zhang et al. 2023, in the form of the baseline of HMGRL (arXiv 2603.16259). The text tokens
 attend over regions of the image in a cross-modal transformer layer, and a gate mixes each mention
 with its visual context. The original obtains the regions from an object detector; here they are the
-image tokens most similar to the class token, as a run caches the encoder's states and not images.
+patches most similar to the class token, as a run caches the encoder's states and not images.
 The mentions of a sample without an image remain unchanged.
 """
 
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..backbones import prefix_tokens
 from ..configuration_hmgrl import ZeroShotTypingConfig
 from ..layers import Fp32Linear
 from ..lorentz import wide
@@ -78,12 +79,14 @@ def _fp32_call(module: nn.Module, *inputs: Tensor, **options: Any) -> Any:
     return functional_call(module, parameters, inputs, options)
 
 
-def regions_of(image: Tensor, count: int) -> Tensor:
-    """Selects the image tokens with the highest cosine similarity to the class token.
+def regions_of(image: Tensor, count: int, prefix: int = 1) -> Tensor:
+    """Selects the patches with the highest cosine similarity to the class token.
 
     Args:
-        image: Image states with the class token first, shape (B, m, d).
-        count: Number of regions; all m - 1 tokens if there are fewer.
+        image: Image states, shape (B, m, d).
+        count: Number of regions; all patches if there are fewer.
+        prefix: Number of tokens before the patches, of which the first is the class token. The mean
+            of the patches replaces the class token if there is none.
 
     Returns:
         States of the k regions in order of decreasing similarity, shape (B, k, d).
@@ -94,8 +97,9 @@ def regions_of(image: Tensor, count: int) -> Tensor:
         tensor([[[2., 0.],
                  [1., 1.]]])
     """
-    patches = image[:, 1:]
-    similarity = F.cosine_similarity(patches, image[:, :1], dim=-1)
+    patches = image[:, prefix:]
+    whole = image[:, :1] if prefix else image.mean(1, keepdim=True)
+    similarity = F.cosine_similarity(patches, whole, dim=-1)
     best = similarity.topk(min(count, patches.shape[1]), dim=1).indices
     return patches.gather(1, best.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
 
@@ -132,12 +136,16 @@ class MOVCNetForZeroShotTyping(Method):
         self.cross_modal = CrossModalLayer(config.text_width, config.num_heads, config.dropout)
         self.gate = Fp32Linear(2 * config.text_width, config.text_width)
 
+    def regions(self, image: Tensor) -> Tensor:
+        """Selects regions (B, k, d) of image states (B, m, d); see :func:`regions_of`."""
+        return regions_of(image, self.config.num_regions, prefix_tokens(self.config.vision_config))
+
     def represent(self, states: EncoderStates) -> SampleEncoding:
         """Concatenates the gated mentions."""
         image, image_mask, spans = states.image, states.image_mask, states.span_positions
         mentions = self.encoders.mentions(states.text, spans)
         if image is not None and image_mask is not None and image.shape[1] > 1:
-            attended = self.cross_modal(states.text, regions_of(image, self.config.num_regions))
+            attended = self.cross_modal(states.text, self.regions(image))
             context = self.encoders.mentions(attended, spans)
             gate = torch.sigmoid(self.gate(torch.cat([mentions, context], dim=-1)))
             gate = gate * image_mask.to(gate.dtype)[:, None, None]

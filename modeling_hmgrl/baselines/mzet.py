@@ -10,6 +10,7 @@ into them, so that any labels can be scored later. The characters of the tokens 
 :meth:`MZETForZeroShotTyping.add_markers` fills.
 """
 
+import re
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from .base import ContextMethod, entity_of
 
 _CHARACTERS = 16  # characters of a token; further ones are ignored
 _ALPHABET = 256  # size of the table of embeddings; characters with higher codes share its rows
+# What marks a token as the beginning, the continuation or the end of a word.
+_WORD_MARK = re.compile("^(##|[Ġ▁])|</w>$")
 
 
 class MZETConfig(ZeroShotTypingConfig):
@@ -102,10 +105,12 @@ class MZETForZeroShotTyping(ContextMethod):
     def add_markers(self, processor: Any) -> None:
         """Adds the markers and fills the table of the tokens' characters."""
         super().add_markers(processor)
-        tokens = processor.tokenizer.convert_ids_to_tokens(range(len(processor.tokenizer)))
+        tokens = [""] * processor.vocabulary_size
+        for token, index in processor.tokenizer.get_vocab().items():
+            tokens[index] = token
         table = torch.zeros(len(tokens), _CHARACTERS, dtype=torch.uint8)
         for row, token in enumerate(tokens):
-            codes = [1 + ord(c) % (_ALPHABET - 1) for c in token.removeprefix("##")[:_CHARACTERS]]
+            codes = [1 + ord(c) % (_ALPHABET - 1) for c in _WORD_MARK.sub("", token)[:_CHARACTERS]]
             table[row, : len(codes)] = torch.tensor(codes, dtype=torch.uint8)
         self.characters = table.to(self.memory.device)
 

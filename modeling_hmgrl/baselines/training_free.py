@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..backbones import max_tokens
 from ..metrics.calibration import Metric, best_gamma
 from ..metrics.gzs_scores import evaluate_scores
 from ..metrics.label_sets import LabelSets
@@ -32,12 +33,13 @@ def _encode(
             texts[start : start + batch_size],
             padding=True,
             truncation=True,
-            max_length=min(256, getattr(encoder.config, "max_position_embeddings", 256)),
+            max_length=min(256, max_tokens(encoder) or 256),
             return_tensors="pt",
             return_offsets_mapping=True,
         ).to(device)
         offsets = batch.pop("offset_mapping")
-        states = encoder(**batch).last_hidden_state.float()
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        states = encoder(**inputs).last_hidden_state.float()
         mask = batch["attention_mask"].bool()
         whole.append(masked_mean(states, mask))
         if spans is not None:

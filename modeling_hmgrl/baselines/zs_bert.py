@@ -100,8 +100,7 @@ class ZSBERTForZeroShotTyping(Method):
     def add_markers(self, processor: Any) -> None:
         """Extends the token embeddings of both encoders, so that their shapes agree on loading."""
         super().add_markers(processor)
-        size = len(processor.tokenizer)
-        self.description.resize_token_embeddings(size, mean_resizing=False)
+        self.description.resize_token_embeddings(processor.vocabulary_size, mean_resizing=False)
 
     def encode_labels(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Encodes descriptions with the frozen encoder."""
@@ -113,7 +112,8 @@ class ZSBERTForZeroShotTyping(Method):
     def represent(self, states: EncoderStates) -> SampleEncoding:
         """Computes the attribute vector."""
         mentions = self.encoders.mentions(states.text, states.span_positions)
-        joined = torch.tanh(torch.cat([states.text[:, 0], entity_of(mentions)], dim=-1))
+        whole = self.encoders.whole_text(states)
+        joined = torch.tanh(torch.cat([whole, entity_of(mentions)], dim=-1))
         return SampleEncoding(torch.tanh(self.attribute(self.dropout(joined))))
 
     def prepare_labels(self, candidate_embeddings: Tensor) -> Tensor:

@@ -94,8 +94,20 @@ def _scores(model: Any, samples: Tensor, vectors: Tensor) -> Tensor:
     return model.scorer.compare(samples, vectors, model.hmgrl.curvature())
 
 
+def _text_states(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Computes the text encoder's states."""
+    encoder = model.hmgrl.text_model
+    if not hasattr(encoder, "rotary_emb"):
+        return model.hmgrl.encode_text(input_ids, attention_mask)
+    # The operator for rotary positions requires those of every sample, not of one for all.
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+    return encoder(
+        input_ids=input_ids, attention_mask=attention_mask, position_ids=positions
+    ).last_hidden_state
+
+
 _STEPS: dict[str, Callable[..., Tensor]] = {
-    TEXT_ENCODER: lambda model, ids, mask: model.hmgrl.encode_text(ids, mask),
+    TEXT_ENCODER: _text_states,
     IMAGE_ENCODER: lambda model, pixels: model.encode_image(pixels),
     "samples": _samples,
     "label_encodings": _label_encodings,

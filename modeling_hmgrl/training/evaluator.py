@@ -10,6 +10,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import ProjectConfiguration, send_to_device, set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from ..metrics.gzs_scores import evaluate_scores
 from ..metrics.label_sets import LabelSets
@@ -19,6 +20,8 @@ from ..reports.run_report import describe_run
 from .batching import Collator, by_length
 from .precompute import prepare
 from .training_arguments import HMGRLTrainingArguments
+
+logger = logging.get_logger(__name__)
 
 
 class HMGRLEvaluator:
@@ -68,6 +71,13 @@ class HMGRLEvaluator:
             name = "activation_checkpointing_enable"
             enable = getattr(self.model, name, self.model.gradient_checkpointing_enable)
             enable({"use_reentrant": False})
+            for name in ("text_model", "vision_model"):
+                encoder = getattr(self.model.encoders, name)
+                if encoder is not None and not encoder.supports_gradient_checkpointing:
+                    logger.warning(
+                        f"gradient_checkpointing: {type(encoder).__name__} does not support it and "
+                        "is computed as usual"
+                    )
         self.label_names = list(label_names)
         self._check_labels(splits)
         self.prepared = prepare(self.model, processor, dict(splits), arguments, self.accelerator)
