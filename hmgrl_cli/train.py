@@ -71,8 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vision-encoder",
         default="google/vit-base-patch16-384",
         metavar="NAME",
-        help="image encoder, such as ViT, DINOv2, CLIP or SigLIP, as a folder or a name on the Hub; "
-        "not used with --no-images or by text-only methods",
+        help="image encoder, such as ViT, DINOv2, CLIP or SigLIP, as a folder or a name on the "
+        "Hub; not used with --no-images or by text-only methods",
     )
     model.add_argument(
         "--paper", action="store_true", help="use the settings of the paper unless given here"
