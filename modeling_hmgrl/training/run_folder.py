@@ -59,12 +59,18 @@ def checked_folder(arguments: HMGRLTrainingArguments) -> Iterator[None]:
     Raises:
         BlockingIOError: If another run is using the folder.
         FileExistsError: If it contains checkpoints, a report or a model, and the arguments request
-            neither to resume nor to overwrite; or if a finished run cannot be resumed, as it has no
-            checkpoint.
+            neither to resume nor to overwrite; if a finished run cannot be resumed, as it has no
+            checkpoint; or if it contains a model that is not of a run.
     """
     folder = Path(arguments.output_dir)
     with locked(folder / LOCK_NAME, f"output_dir {folder}"):
         found = _find_run(folder)
+        traces = (folder / FOLDER, folder / REPORT_NAME, folder / RUN_FILE)
+        if found is not None and not any(path.exists() for path in traces):
+            raise FileExistsError(
+                f"output_dir {folder}: contains {found}, which is not of a run, as there is no "
+                f"{RUN_FILE}; expected another folder"
+            )
         if found is not None and not arguments.overwrite_output_dir:
             _check_resumable(folder, found, arguments.resume)
         yield
@@ -100,8 +106,9 @@ def staged(folder: Path) -> Iterator[Path]:
     If the folder is that of a run, its `run.json` lists these files from then on.
 
     Args:
-        folder: The folder, which must exist.
+        folder: The folder, created if it does not exist.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".", suffix=_PARTIAL, dir=folder) as partial:
         yield Path(partial)
         paths = sorted(Path(partial).iterdir())

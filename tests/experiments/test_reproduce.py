@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import json
+import multiprocessing
 from dataclasses import asdict, replace
 
 import comparison
@@ -13,6 +14,8 @@ import pytest
 import reproduce
 from datasets import DatasetDict
 from PIL import Image
+
+from modeling_hmgrl.training.locks import lock_path, locked
 
 
 @pytest.fixture
@@ -215,6 +218,30 @@ def test_a_table_is_made_and_its_cells_are_not_run_again(small, monkeypatch, cap
 
     monkeypatch.setattr(grid, "run_cell", refuse)
     reproduce.main(command)
+
+
+def hold(lock, ready, release):
+    with locked(lock, "a cell"):
+        ready.set()
+        release.wait(120)
+
+
+def test_a_cell_that_another_process_runs_is_refused(small, monkeypatch):
+    cell, paths = grid.Cell("sample", "majority", 1, 1), grid.Paths(small)
+    path, context = grid._report_path(cell, paths), multiprocessing.get_context("fork")
+    ready, release = context.Event(), context.Event()
+    holder = context.Process(target=hold, args=(lock_path(path), ready, release))
+    holder.start()
+    assert ready.wait(60)
+    try:
+        with pytest.raises(BlockingIOError, match=rf"{path.name}: in use by process {holder.pid}"):
+            grid.run_cells([cell], paths)
+        assert not path.exists()
+    finally:
+        release.set()
+        holder.join()
+    [report] = grid.run_cells([cell], paths)
+    assert report["method"] == "majority"
 
 
 def test_bars_of_the_geometry_are_drawn(small):

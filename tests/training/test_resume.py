@@ -121,6 +121,8 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 def test_the_best_weights_are_replaced_whole(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path, epochs=1)
+    trainer.save(tmp_path / "new" / "folder")
+    assert (tmp_path / "new" / "folder" / "model.safetensors").exists()
     trainer.save(tmp_path / "run")
     before = {
         path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()

@@ -90,6 +90,15 @@ def test_overwriting_removes_what_a_run_wrote_and_nothing_else(copied, tmp_path)
     assert (copied / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"overwrite_output_dir": True}])
+def test_a_model_that_is_not_of_a_run_is_left_alone(tmp_path, options):
+    tiny_model().save_pretrained(tmp_path / "run")
+    before = content_of(tmp_path / "run")
+    with pytest.raises(FileExistsError, match="safetensors, which is not of a run"):
+        make_trainer(tmp_path, **options).train()
+    assert content_of(tmp_path / "run") == before
+
+
 def test_a_finished_run_without_checkpoints_is_not_resumed_from_the_start(copied):
     shutil.rmtree(copied / "run" / "checkpoints")
     before = content_of(copied / "run")
