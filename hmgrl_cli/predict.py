@@ -75,6 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "example.org:8080 (default: none)",
     )
     add(
+        "--allow-private-addresses",
+        action="store_true",
+        help="permit these hosts to have a loopback or private address, as inside a network",
+    )
+    add(
         "--on-error",
         choices=("fail", "skip"),
         default="fail",

@@ -256,6 +256,7 @@ class PredictionJob:
             "no-images": options.no_images,
             "image-dir": None if folder is None else str(folder.resolve()),
             "image-hosts": sorted(options.image_hosts),
+            "allow-private-addresses": options.allow_private_addresses,
         }
 
     def _image_dir(self) -> Path | None:
@@ -399,6 +400,7 @@ class PredictionJob:
             batch_size=options.batch_size,
             num_workers=options.num_workers,
             image_hosts=options.image_hosts,
+            allow_private_addresses=options.allow_private_addresses,
         )
         bar = tqdm(
             desc="Predicting",

@@ -1,9 +1,7 @@
 """The pipeline ``multimodal-zero-shot-typing``: labels for mentions in texts with images."""
 
 import os
-from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +18,15 @@ from transformers import Pipeline
 from .entity_markers import MarkedText, short_repr
 from .hub import TASK, save_pipeline_code
 from .label_cache import LabelCache
-from .pipeline_inputs import Candidates, Failure, Query, make_candidates, make_query, undecoded
+from .pipeline_inputs import (
+    Candidates,
+    Failure,
+    Query,
+    make_candidates,
+    make_query,
+    prefetch,
+    undecoded,
+)
 from .pooling import warn_of_unsplit_texts
 from .ranking import Prediction, best_labels, first_occurrences, to_predictions
 
@@ -42,6 +48,7 @@ class Call:
     num_workers: int | None = None
     on_error: str = "raise"
     image_hosts: Collection[str] = ()
+    allow_private_addresses: bool = False
 
     def __post_init__(self) -> None:
         for name, (least, most) in _BOUNDS.items():
@@ -56,6 +63,9 @@ class Call:
             value = getattr(self, name)
             if value is not None and not _are_strings(value):
                 raise ValueError(f"{name}: got {short_repr(value)}, expected a list of names")
+        if not isinstance(self.allow_private_addresses, bool):
+            value = short_repr(self.allow_private_addresses)
+            raise ValueError(f"allow_private_addresses: got {value}, expected True or False")
         if not isinstance(self.on_error, str) or self.on_error not in ("raise", "return"):
             raise ValueError(
                 f"on_error: got {short_repr(self.on_error)}, expected 'raise' or 'return'"
@@ -163,7 +173,9 @@ class ZeroShotTypingPipeline(Pipeline):
                 which is busy, and up to 8 with an accelerator.
                 ``on_error``: "raise", or "return" for a :class:`Failure` as the result of an
                 invalid input.
-                ``image_hosts``: hosts from which images may be fetched, see :func:`images.fetch`.
+                ``image_hosts``: hosts from which images may be fetched, see :func:`fetching.fetch`.
+                ``allow_private_addresses``: whether these hosts may have a loopback or private
+                address; False by default.
 
         Returns:
             A :class:`Prediction` for one input, a list for a list, and an iterator, in order, for a
@@ -241,7 +253,7 @@ class ZeroShotTypingPipeline(Pipeline):
         if workers is None:
             workers = 0 if self.device.type == "cpu" else min(8, os.cpu_count() or 1)
         named = zip(inputs, names, strict=False)  # names are infinite
-        prepared = _prefetch(partial(self.prepare, call), named, workers, window)
+        prepared = prefetch(partial(self.prepare, call), named, workers, window)
         with closing(prepared):  # also ends its threads if an error is raised
             while part := list(islice(prepared, window)):
                 queries = [query for query in part if isinstance(query, Query)]
@@ -265,7 +277,14 @@ class ZeroShotTypingPipeline(Pipeline):
         """
         record, name = named
         try:
-            return make_query(record, self.processor, self.model.config, name, call.image_hosts)
+            return make_query(
+                record,
+                self.processor,
+                self.model.config,
+                name,
+                call.image_hosts,
+                call.allow_private_addresses,
+            )
         except (ValueError, OSError) as error:
             if call.on_error == "raise":
                 raise
@@ -422,27 +441,6 @@ def _select_rows(encoded: Any, rows: list[int], total: int) -> Any:
     if len(rows) == total:
         return encoded
     return type(encoded)(**{name: value[rows] for name, value in encoded.items()})
-
-
-def _prefetch(
-    function: Callable[[Any], Any], items: Iterable[Any], workers: int, limit: int
-) -> Generator[Any, None, None]:
-    """Maps items in order; worker threads run at most ``limit`` items ahead."""
-    if not workers:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Future[Any]] = deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) > limit:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 __all__ = ["TASK", "ZeroShotTypingPipeline"]

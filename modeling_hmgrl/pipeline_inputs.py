@@ -3,7 +3,9 @@
 import hashlib
 import re
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from numbers import Integral
@@ -12,7 +14,8 @@ from typing import Any, TypedDict
 from torch import Tensor
 
 from .entity_markers import Span, check_spans, short_repr
-from .images import fetch, is_url, open_image
+from .fetching import fetch, is_url
+from .images import open_image
 
 MAX_LISTED_OCCURRENCES = 10
 """Maximum number of occurrences of a mention that an error lists."""
@@ -123,7 +126,12 @@ def _is_valid_text(value: Any) -> bool:
 
 
 def make_query(
-    record: Any, processor: Any, config: Any, name: str, image_hosts: Collection[str] = ()
+    record: Any,
+    processor: Any,
+    config: Any,
+    name: str,
+    image_hosts: Collection[str] = (),
+    allow_private_addresses: bool = False,
 ) -> Query:
     """Validates one input and opens its image.
 
@@ -134,6 +142,7 @@ def make_query(
         config: Configuration of the model.
         name: Name of the input in errors.
         image_hosts: Hosts from which images may be fetched.
+        allow_private_addresses: Whether these hosts may have private addresses.
 
     Returns:
         The input.
@@ -175,7 +184,12 @@ def make_query(
         if not processor.use_images:
             raise ValueError(f"{name}.image: the model reads text only, expected None")
         if is_url(image):
-            image = fetch(image, image_hosts, f"{name}.image")
+            image = fetch(
+                image,
+                image_hosts,
+                f"{name}.image",
+                allow_private_addresses=allow_private_addresses,
+            )
         opened = open_image(image, f"{name}.image", side=processor.image_side)
         pixels = processor.encode_images([opened], 1)["pixel_values"]
         key = hashlib.sha256(pixels.numpy()).hexdigest()
@@ -282,6 +296,27 @@ def _occurrences(text: str, mention: str) -> Iterator[int]:
     while start >= 0:
         yield start
         start = text.find(mention, start + 1)
+
+
+def prefetch(
+    function: Callable[[Any], Any], items: Iterable[Any], workers: int, limit: int
+) -> Generator[Any, None, None]:
+    """Maps items in order; worker threads run at most ``limit`` items ahead."""
+    if not workers:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        pending: deque[Future[Any]] = deque()
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > limit:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
 
 
 __all__ = [

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from ..entity_markers import MarkedText, Span
-from ..images import fetch, is_url, open_image
+from ..fetching import fetch, is_url
+from ..images import open_image
 from ..pipeline_inputs import Query
 from ..ranking import Prediction
 from .heatmap import Box, overlay_heatmap, patch_grid, visible_box
@@ -150,7 +151,13 @@ def explain(
     call = pipe.parse_call({**options, "labels": labels, "on_error": "raise"})
     image = record.get("image") if isinstance(record, Mapping) else None
     if image is not None:  # opened once, as its size is required below
-        image = fetch(image, call.image_hosts, "input.image") if is_url(image) else image
+        if is_url(image):
+            image = fetch(
+                image,
+                call.image_hosts,
+                "input.image",
+                allow_private_addresses=call.allow_private_addresses,
+            )
         image = open_image(image, "input.image")
         record = {**record, "image": image}
     query: Query = pipe.prepare(call, (record, "input"))

@@ -1,17 +1,18 @@
-"""Pictures from the web: named hosts alone, bounded size and time whatever the server does."""
+"""Images from the web: named hosts alone, bounded size and time whatever the server does."""
 
 import io
 import socket
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from tiny_world import LABELS, tiny_picture, tiny_pipeline
 
-from modeling_hmgrl import images as fetching
-from modeling_hmgrl.images import fetch, is_url
+from modeling_hmgrl import fetching
+from modeling_hmgrl.fetching import is_url
 
 
 def png():
@@ -21,6 +22,11 @@ def png():
 
 
 PNG = png()
+
+
+def fetch(*arguments, **options):
+    """Fetches from the servers of these tests, which listen on the loopback address."""
+    return fetching.fetch(*arguments, allow_private_addresses=True, **options)
 
 
 class Pages(BaseHTTPRequestHandler):
@@ -106,7 +112,7 @@ def test_an_image_is_fetched_from_a_named_host(server):
 
 
 def test_a_pipeline_fetches_from_hosts_that_a_call_names(server):
-    pipe = tiny_pipeline(seen_labels=LABELS)
+    pipe = partial(tiny_pipeline(seen_labels=LABELS), allow_private_addresses=True)
     record = {"text": "the fox", "mention": "fox", "image": f"{server.url}/a.png"}
     with pytest.raises(ValueError, match=r"^input\.image: .*is not on a permitted host, .*\[\]"):
         pipe(record)
@@ -302,14 +308,13 @@ def test_a_host_whose_address_is_not_found_in_time(monkeypatch):
 
 
 def test_connections_made_too_late_are_cut(server, monkeypatch):
-    go, connect = threading.Event(), socket.create_connection
+    go, connect = threading.Event(), fetching._Download.connect
 
-    def slow(*arguments, **options):
+    def slow(*arguments):
         go.wait(20)
-        return connect(*arguments, **options)
+        return connect(*arguments)
 
-    monkeypatch.setattr(socket, "create_connection", slow)
-    monkeypatch.setattr(fetching.HTTPConnection, "_create_connection", slow, raising=False)
+    monkeypatch.setattr(fetching._Download, "connect", slow)
     with pytest.raises(ValueError, match=r"took longer than 0\.2 s"):
         fetch(f"{server.url}/pour", [server.host], timeout=0.2)
     go.set()
