@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import datasets
+
 from .arguments import add_source_arguments, source_choices
 from .builder import load_gzs_seeds
 from .convert import convert
@@ -35,6 +37,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
             formatter_class=parser.formatter_class,
         )
         add_source_arguments(command)
+        command.add_argument("--no-progress", action="store_true", help="disable progress bars")
         return command
 
     seeds: dict[str, Any] = {
@@ -96,6 +99,8 @@ def run_command(arguments: argparse.Namespace) -> None:
     """
     if arguments.command == "export" and arguments.private and not arguments.push_to_hub:
         raise ValueError("--private: expected only with --push-to-hub")
+    if arguments.no_progress:
+        datasets.disable_progress_bars()
     choices = source_choices(arguments)
     if arguments.command == "convert":
         source = choices.pop("source")

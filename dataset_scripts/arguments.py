@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any, get_args
 
+from .files import load_json
 from .label_texts import LabelText
 from .leakage import GroupBy
 from .options import Joiner, OnError
@@ -84,6 +84,7 @@ def add_source_arguments(parser: argparse.ArgumentParser, *others: str) -> None:
     add(
         "--on-error",
         choices=get_args(OnError),
+        type=lambda text: "skip" if text == "report" else text,  # its earlier name
         default="raise",
         help="stop at the first invalid record, or skip and count invalid records",
     )
@@ -127,7 +128,7 @@ def read_partition(path: str) -> dict[str, list[str]]:
         raise FileNotFoundError(f"{file}: no such file; expected JSON with {', '.join(_GROUPS)}")
     expected = f"a JSON object of the label lists {', '.join(_GROUPS)}"
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = load_json(file)
     except ValueError as error:
         raise ValueError(f"{file}: expected {expected}, got: {error}") from None
     if (

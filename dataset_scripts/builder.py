@@ -12,7 +12,7 @@ import datasets
 from .corpus import DataReport
 from .files import read_json, write_json
 from .images import stored_image
-from .options import SourceOptions
+from .options import SourceOptions, make_options
 from .protocol import SPLITS, ClassPartition, Split
 from .schema import Task
 from .splitting import Division, SourceReader, divide
@@ -194,12 +194,13 @@ def load_gzs(
             `rotation` (by default the groups are as equal as possible: MNRE 8, 7, 7);
             `group_by="both"`, so that no sentence and no image occurs in two splits;
             `label_text="raw"`, `"verbalised"`, `"parts"` or `"described"`, instead of `"auto"`;
-            `on_error="report"`, to skip and count invalid records.
+            `on_error="skip"`, to skip and count invalid records.
 
     Returns:
         The splits, the partition, the label texts and the report.
 
     Raises:
+        TypeError: If an argument is unknown or has the wrong type.
         ValueError: If an argument is invalid, or there are too few data for the protocol.
         RecordError: If a record is invalid and `on_error` is `"raise"`.
         FileNotFoundError: If files do not exist.
@@ -211,7 +212,7 @@ def load_gzs(
         >>> data.splits["train"].features["label"].names[:3]
         ['aircraft', 'bird', 'body part']
     """
-    options = SourceOptions(data_dir=data_dir, image_dir=image_dir, **choices)
+    options = make_options("load_gzs", data_dir=data_dir, image_dir=image_dir, **choices)
     return GZSBuilder(source, options, cache_dir).load()
 
 
@@ -238,7 +239,7 @@ def load_gzs_seeds(
         The result of `load_gzs` by seed.
 
     Raises:
-        TypeError: If `seed` is given as well.
+        TypeError: If `seed` is given as well; see also `load_gzs`.
         ValueError: See `load_gzs`; also if there is no seed, or a seed is repeated.
         RecordError: See `load_gzs`.
         FileNotFoundError: See `load_gzs`.
@@ -248,7 +249,7 @@ def load_gzs_seeds(
     wanted = list(seeds)
     if not wanted or len(set(wanted)) < len(wanted):
         raise ValueError(f"seeds: expected one or more distinct integers, got {wanted}")
-    options = SourceOptions(data_dir=data_dir, image_dir=image_dir, **choices)
+    options = make_options("load_gzs_seeds", data_dir=data_dir, image_dir=image_dir, **choices)
     reader = SourceReader(source, options)
     return {
         seed: GZSBuilder(reader, replace(options, seed=seed), cache_dir).load() for seed in wanted

@@ -8,7 +8,6 @@ report. `datasets.load_dataset(folder_or_repo, config)` loads the splits without
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -31,7 +30,7 @@ from .protocol import SPLITS
 # The Hub's viewer loads a row group at a time, and images make rows large.
 _GROUP_ROWS = 100
 _SHARD_BYTES = 400 * 1024 * 1024
-_MAX_OUTCOME_BYTES = 64 * 1024 * 1024
+_MAX_OUTCOME_BYTES = 16 * 1024 * 1024
 _CONFIG_NAME = re.compile(r"\w[\w.-]*")
 
 
@@ -283,7 +282,7 @@ def _outcome(where: str, config: str, hub: Mapping[str, Any]) -> dict[str, Any]:
         )
     try:
         outcome = read_json(str(path.parent), OUTCOME_FILE)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON, got: {error}") from None
     if outcome is None:
         raise FileNotFoundError(f"{path}: no such file; expected data written by export")

@@ -23,6 +23,9 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "test": ("test",),
 }
 
+MAX_JSON_BYTES = 16 * 1024 * 1024
+"""Maximum size of a JSON file that is read as a whole, such as 100,000 labels with descriptions."""
+
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -183,6 +186,26 @@ def reject_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         repeated = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"repeated fields {repeated}")
     return values
+
+
+def load_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """Parses a JSON file of unknown origin in bounded memory.
+
+    Args:
+        path: An existing file, in UTF-8 with or without a byte order mark.
+        max_bytes: Maximum size in bytes.
+
+    Raises:
+        ValueError: If the file is too large, not UTF-8 or not JSON, repeats a field, or is nested
+            too deeply. The message does not name the file.
+    """
+    if (size := path.stat().st_size) > max_bytes:
+        raise ValueError(f"{size} bytes, expected at most {max_bytes}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return json.loads(text, object_pairs_hook=reject_repeated_keys)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def read_json(folder: str, name: str) -> dict[str, Any] | None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import datasets
 
 from .corpus import DataReport
-from .files import reject_repeated_keys
+from .files import load_json
 from .label_texts import LabelText
 from .leakage import GroupBy
 from .protocol import WIKIDIVERSE_PARTITIONS, ClassPartition, even_counts, random_partition
 from .schema import RecordError, Task
 
-OnError = Literal["raise", "report"]
+OnError = Literal["raise", "skip"]
 Joiner = Literal["auto", "space", "none"]
+
+# An earlier name of a value, which is still accepted.
+_ON_ERROR_NAMES = {"report": "skip"}
 
 # A file of descriptions is read into memory as a whole.
 _MAX_DESCRIPTION_BYTES = 4 * 1024 * 1024
@@ -74,6 +77,9 @@ class SourceOptions:
     on_error: OnError = "raise"
 
     def __post_init__(self) -> None:
+        if isinstance(self.on_error, str):
+            on_error = _ON_ERROR_NAMES.get(self.on_error, self.on_error)
+            object.__setattr__(self, "on_error", on_error)
         allowed: dict[str, tuple[Any, ...]] = {
             "task": (None, "typing", "relation"),
             "rotation": (None, *WIKIDIVERSE_PARTITIONS),
@@ -176,6 +182,26 @@ class SourceOptions:
         report.leave_out(error.reason, error.place, error.detail)
 
 
+def make_options(function: str, **choices: Any) -> SourceOptions:
+    """Creates the options of a data source from the keyword arguments of a function.
+
+    Args:
+        function: Name of the function in errors.
+        **choices: The arguments.
+
+    Raises:
+        TypeError: If an argument is unknown; the message names the closest known one. See also
+            `SourceOptions`.
+    """
+    known = [field.name for field in fields(SourceOptions)]
+    for name in choices:
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]!r}" if close else f"expected one of {', '.join(known)}"
+            raise TypeError(f"{name}: unknown argument of {function}; {hint}")
+    return SourceOptions(**choices)
+
+
 def _descriptions(given: object) -> dict[str, str]:
     """Returns the descriptions from an object or a JSON file."""
     where = "label_descriptions"
@@ -183,15 +209,10 @@ def _descriptions(given: object) -> dict[str, str]:
         path = Path(given).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"label_descriptions: no such file: {path}")
-        if path.stat().st_size > _MAX_DESCRIPTION_BYTES:
-            raise ValueError(
-                f"{path}: {path.stat().st_size} bytes, expected at most {_MAX_DESCRIPTION_BYTES}"
-            )
         where = str(path)
         try:
-            text = path.read_text(encoding="utf-8")
-            given = json.loads(text, object_pairs_hook=reject_repeated_keys)
-        except (ValueError, RecursionError) as error:
+            given = load_json(path, _MAX_DESCRIPTION_BYTES)
+        except ValueError as error:
             raise ValueError(f"{path}: expected a JSON object in UTF-8, got: {error}") from None
     if not isinstance(given, Mapping) or not all(
         isinstance(text, str) and text.strip() for pair in given.items() for text in pair

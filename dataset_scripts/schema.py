@@ -4,8 +4,9 @@
 
 Spans are character offsets into `text`, end exclusive. A typing record has one span, a relation
 record two, of head and tail; they may overlap. `mention` may replace `spans`: the text of the
-mention, or of head and tail. A failed check raises `RecordError`, which reports the file, the line,
-the field and what was expected.
+mention, or of head and tail; `occurrence` selects one of several occurrences. If both are given,
+they must agree. A failed check raises `RecordError`, which reports the file, the line, the field
+and what was expected.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ Task = Literal["typing", "relation"]
 Span = tuple[int, int]
 
 SPANS_OF_TASK: dict[Task, int] = {"typing": 1, "relation": 2}
-FIELDS = ("id", "text", "image", "spans", "mention", "label", "split")
+FIELDS = ("id", "text", "image", "spans", "mention", "occurrence", "label", "split")
 
 _MAX_SHOWN = 80
+
+# Bound on the length of a mention times the number of its occurrences that are counted.
+_MAX_COMPARED_CHARACTERS = 10_000_000
 
 
 class Place(NamedTuple):
@@ -109,7 +113,10 @@ class Record:
 
 def show(value: object) -> str:
     """Formats a value for an error message: its type and its representation, truncated if long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an integer with too many digits
+        text = "with too many digits"
     if len(text) > _MAX_SHOWN:
         text = text[: _MAX_SHOWN - 1] + "…"
     return f"{type(value).__name__} {text}"
@@ -243,7 +250,7 @@ def is_whole_word(text: str, start: int, end: int) -> bool:
     return not (joins(start) or joins(end))
 
 
-def find_mentions(value: object, text: str, place: Place) -> list[Span]:
+def find_mentions(value: object, text: str, place: Place, occurrence: object = None) -> list[Span]:
     """Returns the spans of mentions given by their text.
 
     Occurrences that are whole words take precedence: "is" in "This is it" is the second word, and
@@ -253,25 +260,48 @@ def find_mentions(value: object, text: str, place: Place) -> list[Span]:
         value: The mention, or a list of mentions.
         text: The sentence.
         place: File and line of the record.
+        occurrence: Index among all occurrences, those inside words included, counted from 0; for a
+            list of mentions, a list of one number (or None) for each. None if the mention occurs
+            once.
 
     Raises:
-        RecordError: If a mention is not a string, or does not occur exactly once in the text.
+        RecordError: If a mention is not a string or does not occur, or occurs several times and
+            `occurrence` does not select one.
     """
+    mentions = value if isinstance(value, (list, tuple)) else [value]
+    numbers = occurrence if isinstance(occurrence, (list, tuple)) else [occurrence] * len(mentions)
+    if len(numbers) != len(mentions):
+        expected = f"{len(mentions)} number(s), one for each mention"
+        raise RecordError(place, "occurrence", expected, show(occurrence), "wrong number")
     spans = []
-    for given in value if isinstance(value, (list, tuple)) else [value]:
+    for given, number in zip(mentions, numbers, strict=True):
         mention = check_string(given, "mention", place)
-        starts, at = [], text.find(mention)
-        while at >= 0:
-            starts.append(at)
-            at = text.find(mention, at + 1)
-        starts = [at for at in starts if is_whole_word(text, at, at + len(mention))] or starts
-        if len(starts) != 1:
-            expected = "a mention that occurs once in the text, or its spans"
-            times = f"at {show(starts)}" if starts else "not in the text"
-            reason = "occurs several times" if starts else "not in the text"
-            raise RecordError(place, "mention", expected, f"{show(mention)} {times}", reason)
-        spans.append((starts[0], starts[0] + len(mention)))
+        start = _find_mention(mention, text, place, number)
+        spans.append((start, start + len(mention)))
     return spans
+
+
+def _find_mention(mention: str, text: str, place: Place, occurrence: object) -> int:
+    # The bound limits the time for a long mention that overlaps itself.
+    limit = 1 + _MAX_COMPARED_CHARACTERS // len(mention)
+    starts: list[int] = []
+    at = text.find(mention)
+    while at >= 0 and len(starts) < limit:
+        starts.append(at)
+        at = text.find(mention, at + 1)
+    if occurrence is not None and starts:
+        is_index = isinstance(occurrence, int) and not isinstance(occurrence, bool)
+        if is_index and 0 <= occurrence < len(starts):
+            return starts[occurrence]
+        expected = f"a number from 0 to {len(starts) - 1}, as {show(mention)} occurs that often"
+        raise RecordError(place, "occurrence", expected, show(occurrence), "out of range")
+    found = [at for at in starts if is_whole_word(text, at, at + len(mention))] or starts
+    if len(found) != 1:
+        expected = "a mention that occurs once in the text, or its occurrence or spans"
+        times = f"at {show(found)}" if found else "not in the text"
+        reason = "occurs several times" if found else "not in the text"
+        raise RecordError(place, "mention", expected, f"{show(mention)} {times}", reason)
+    return found[0]
 
 
 def _spans_of(
@@ -283,7 +313,8 @@ def _spans_of(
         expected = "the mentions, as spans or mention"
         raise RecordError(place, "spans", expected, "no such field", "missing")
     if given is None:
-        return check_spans(find_mentions(mention, text, place), text, place, task)
+        found = find_mentions(mention, text, place, values.get("occurrence"))
+        return check_spans(found, text, place, task)
     spans = check_spans(given, text, place, task)
     if mention is not None:
         marked = [text[start:end] for start, end in spans]

@@ -52,6 +52,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--revision", help="branch, tag or commit on the Hub")
 
 
+def disable_progress_bars() -> None:
+    """Disables the progress bars of all libraries in this process."""
+    import datasets  # noqa: PLC0415 - takes seconds, like these
+    import huggingface_hub  # noqa: PLC0415
+    import transformers  # noqa: PLC0415
+
+    datasets.disable_progress_bars()
+    huggingface_hub.utils.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+
+
 def positive_integer(text: str) -> int:
     """Parses a positive integer; an argument type for argparse."""
     if not text.isdecimal() or int(text) < 1:

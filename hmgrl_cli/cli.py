@@ -7,7 +7,15 @@ from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
 from types import ModuleType
 
-from .arguments import DONE, FAILED, INTERRUPTED, MISUSED, HelpFormatter, UsageError
+from .arguments import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    MISUSED,
+    HelpFormatter,
+    UsageError,
+    disable_progress_bars,
+)
 
 COMMANDS = {
     "train": ("train", "train a model and test it"),
@@ -124,6 +132,8 @@ def _run(program: str, parse: Callable[[], argparse.Namespace]) -> int:
     options = argparse.Namespace(program=program, interrupted="", debug=True)
     try:
         options = parse()  # libraries are imported in it
+        if getattr(options, "no_progress", False) or not getattr(options, "progress", True):
+            disable_progress_bars()
         code = options.run(options)
         sys.stdout.flush()
         return DONE if code is None else code

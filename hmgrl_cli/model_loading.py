@@ -1,6 +1,5 @@
 """Loads trained models, their reports and label files."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig
 from transformers.utils import logging
 
-from dataset_scripts.files import reject_repeated_keys
+from dataset_scripts.files import MAX_JSON_BYTES, load_json
 from dataset_scripts.schema import show
 from modeling_hmgrl import HMGRLProcessor, ZeroShotTypingPipeline
 from modeling_hmgrl.baselines import METHODS
@@ -113,12 +112,14 @@ def read_labels(path: Path) -> list[str] | dict[str, str]:
         OSError: If the file cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() != ".json":
-            found: Any = [line.strip() for line in text.split("\n") if line.strip()]
+        if path.suffix.lower() == ".json":
+            found: Any = load_json(path)
+        elif (size := path.stat().st_size) > MAX_JSON_BYTES:
+            raise ValueError(f"{size} bytes, expected at most {MAX_JSON_BYTES}")
         else:
-            found = json.loads(text, object_pairs_hook=reject_repeated_keys)
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or a repeated label
+            text = path.read_text(encoding="utf-8-sig")
+            found = [line.strip() for line in text.split("\n") if line.strip()]
+    except ValueError as error:  # too large, not UTF-8, not JSON, or a repeated label
         raise ValueError(f"--labels-file {path}: {error}") from error
     if not isinstance(found, list | dict) or not found:
         raise ValueError(
@@ -158,7 +159,7 @@ def read_run_report(name: str, revision: str | None = None) -> dict[str, Any] | 
     if not path.is_file():
         return None
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = load_json(path)
     except ValueError as error:
         raise ValueError(f"{path}: expected JSON ({error})") from error
     if not isinstance(report, dict):

@@ -81,8 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--on-error",
-        choices=("fail", "skip"),
-        default="fail",
+        choices=("raise", "skip"),
+        type=lambda text: "raise" if text == "fail" else text,  # its earlier name
+        default="raise",
         help="stop at the first invalid line, or write it with the field `error` and continue",
     )
     add("--resume", action="store_true", help="continue the output of an interrupted run")

@@ -131,7 +131,7 @@ class Predictor:
         """
         values = self._inputs(chunks)
         inputs = values if count is None else SizedIterator(values, count)
-        for prediction in self.pipe(inputs, on_error="return", **call):
+        for prediction in self.pipe(inputs, on_error="skip", **call):
             line = self._pending.popleft()
             error = line.error
             if error is None and "error" in prediction:
@@ -352,7 +352,7 @@ class PredictionJob:
             The progress of the whole output.
 
         Raises:
-            ValueError: At an invalid line with `--on-error fail`, or if the output cannot be
+            ValueError: At an invalid line with `--on-error raise`, or if the output cannot be
                 resumed.
             OSError: If the output cannot be written.
         """
@@ -390,7 +390,7 @@ class PredictionJob:
             options.image_hosts,
             self.candidates is None,
         )
-        predictor = Predictor(self.pipe, input_options, writer, options.on_error == "fail")
+        predictor = Predictor(self.pipe, input_options, writer, options.on_error == "raise")
         lines = predictor.run(
             iterate_chunks(reader, self.size, before.chunks, is_assigned),
             count,

@@ -20,6 +20,8 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from dataset_scripts.files import load_json
+from dataset_scripts.schema import show
 from modeling_hmgrl.label_cache import TEXTS_NAME, VECTORS_NAME
 from modeling_hmgrl.storage import atomic_path, write_json
 from modeling_hmgrl.training.locks import holder_path, lock_path, locked
@@ -85,11 +87,17 @@ def read_progress(path: Path, choices: Mapping[str, Any]) -> Progress:
     if not source.is_file():
         raise FileNotFoundError(_NO_PROGRESS.format(path=path, name=source.name))
     try:
-        content = json.loads(source.read_text(encoding="utf-8"))
+        content = load_json(source)
         progress = Progress(**{field.name: content[field.name] for field in fields(Progress)})
         before = dict(content["choices"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{source}: expected the progress of a prediction ({error!r})") from error
+        for field in fields(Progress):
+            value, default = content[field.name], field.default
+            if type(value) is not type(default) or (isinstance(value, int) and value < 0):
+                raise TypeError(f"{field.name}: got {show(value)}")
+    except KeyError as error:
+        raise ValueError(f"{source}: expected the progress of a prediction, no {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{source}: expected the progress of a prediction ({error})") from error
     for name in sorted({*before, *choices}):
         if before.get(name) != choices.get(name):
             raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from transformers.utils.logging import tqdm  # shows nothing if progress bars are disabled
 
 from .storage import TensorStore, encoder_key
 
@@ -139,9 +139,12 @@ class LabelCache:
         """
         with self._lock:
             [vectors], content = _STORE.load(folder, self.key())
+            texts = content.get("texts")
+            if not isinstance(texts, list) or len(texts) != len(vectors):
+                raise ValueError(f"{folder / TEXTS_NAME}: expected one text for each vector")
             self.clear()
             self._snapshot = _WeightSnapshot(self._parameters())
-            self._rows = {text: row for row, text in enumerate(content["texts"])}
+            self._rows = {text: row for row, text in enumerate(texts)}
             self._vectors = vectors.to(self.model.device)
 
     def key(self) -> str:

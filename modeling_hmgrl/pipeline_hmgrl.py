@@ -66,9 +66,11 @@ class Call:
         if not isinstance(self.allow_private_addresses, bool):
             value = short_repr(self.allow_private_addresses)
             raise ValueError(f"allow_private_addresses: got {value}, expected True or False")
-        if not isinstance(self.on_error, str) or self.on_error not in ("raise", "return"):
+        if self.on_error == "return":  # the earlier name of "skip"
+            object.__setattr__(self, "on_error", "skip")
+        if not isinstance(self.on_error, str) or self.on_error not in ("raise", "skip"):
             raise ValueError(
-                f"on_error: got {short_repr(self.on_error)}, expected 'raise' or 'return'"
+                f"on_error: got {short_repr(self.on_error)}, expected 'raise' or 'skip'"
             )
 
 
@@ -171,8 +173,8 @@ class ZeroShotTypingPipeline(Pipeline):
                 ``batch_size``: number of inputs encoded at once, 32 by default.
                 ``num_workers``: number of threads that open images ahead; by default 0 on a CPU,
                 which is busy, and up to 8 with an accelerator.
-                ``on_error``: "raise", or "return" for a :class:`Failure` as the result of an
-                invalid input.
+                ``on_error``: "raise", or "skip" for a :class:`Failure` as the result of an invalid
+                input.
                 ``image_hosts``: hosts from which images may be fetched, see :func:`fetching.fetch`.
                 ``allow_private_addresses``: whether these hosts may have a loopback or private
                 address; False by default.
@@ -269,7 +271,7 @@ class ZeroShotTypingPipeline(Pipeline):
             named: The input, and its name in errors.
 
         Returns:
-            The input, or a failure if it is invalid and ``call.on_error`` is "return".
+            The input, or a failure if it is invalid and ``call.on_error`` is "skip".
 
         Raises:
             ValueError: If the input is invalid and ``call.on_error`` is "raise".

@@ -34,7 +34,7 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 class Failure(TypedDict):
-    """Result for an invalid input if ``on_error`` is "return".
+    """Result for an invalid input if ``on_error`` is "skip".
 
     Attributes:
         error: The error message, which names the field and the expected value.
@@ -136,8 +136,8 @@ def make_query(
     """Validates one input and opens its image.
 
     Args:
-        record: Mapping with ``text``, ``mention`` or ``spans``, and optionally ``occurrence``,
-            ``image`` and ``labels``.
+        record: Mapping with ``text``, ``mention`` or ``spans`` (if both, they must agree), and
+            optionally ``occurrence``, ``image`` and ``labels``.
         processor: A :class:`HMGRLProcessor`.
         config: Configuration of the model.
         name: Name of the input in errors.
@@ -168,8 +168,8 @@ def make_query(
         raise ValueError(
             f"{name}.text: lone surrogate at character {surrogate.start()}, expected valid Unicode"
         )
-    if (spans is None) == (mention is None):
-        raise ValueError(f"{name}: expected exactly one of 'mention' and 'spans'")
+    if spans is None and mention is None:
+        raise ValueError(f"{name}: expected 'mention' or 'spans'")
     if spans is None:
         is_list = isinstance(mention, Sequence) and not isinstance(mention, str | bytes)
         number = len(mention) if is_list else 1  # type: ignore[arg-type]
@@ -178,7 +178,15 @@ def make_query(
                 f"{name}.mention: got {number} mentions, expected {processor.num_spans}"
             )
         spans = find_mentions(text, mention, name, record.get("occurrence"))
+        mention = None
     checked = check_spans(text, spans, processor.num_spans, name)
+    if mention is not None:
+        marked = [text[start:end] for start, end in checked]
+        if (list(mention) if isinstance(mention, list | tuple) else [mention]) != marked:
+            raise ValueError(
+                f"{name}.mention: got {short_repr(mention)}, expected the text at the spans, "
+                f"{short_repr(marked)}"
+            )
     image, pixels, key = record.get("image"), None, None
     if image is not None:
         if not processor.use_images:

@@ -175,6 +175,8 @@ class TensorStore:
             raise ValueError(
                 f"{folder}: {names} do not match, expected both files of one {self.writer}; {again}"
             )
+        if not isinstance(content, dict) or "model" not in content:
+            raise ValueError(f"{folder / self.content_file}: names no model; {again}")
         if content["model"] != model_key:
             raise ValueError(
                 f"{folder}: these {self.noun} are of other weights or settings, expected those of "

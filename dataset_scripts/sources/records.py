@@ -2,7 +2,8 @@
 
     {"id": "a1", "text": "…", "image": "pictures/1.jpg", "spans": [[4, 9]], "label": "person"}
 
-`id`, `image` and `split` are optional, and `mention` may replace `spans`. If every record specifies
+`id`, `image` and `split` are optional, and `mention`, with `occurrence` if there are several, may
+replace `spans`. If every record specifies
 its split, these are used; otherwise the protocol splits labels and samples. Image
 names are relative to the image folder (by default that of the file) and must stay inside it;
 Parquet files and data sets may contain the images themselves.

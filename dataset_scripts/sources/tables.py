@@ -124,7 +124,7 @@ def _json_rows(path: Path, purpose: str) -> Rows:
 
 
 def _csv_rows(path: Path, purpose: str) -> Rows:
-    """Yields the rows of a CSV file with a header; `spans`, and `mention` if a list, are JSON."""
+    """Yields the rows of a CSV file with a header; `spans`, `occurrence` and lists are JSON."""
 
     def lines() -> Iterator[str]:
         for place, raw, start, length in raw_lines(path, MAX_LINE_BYTES, purpose):
@@ -153,7 +153,9 @@ def _csv_rows(path: Path, purpose: str) -> Rows:
 
 
 def _check_header(header: list[str], place: Place) -> None:
-    expected = "a header with text, label, spans or mention, and optionally id, image, split"
+    expected = (
+        "a header with text, label, spans or mention, and optionally occurrence, id, image, split"
+    )
     missing = [name for name in ("text", "label") if name not in header]
     if missing or not {"spans", "mention"} & set(header):
         raise RecordError(place, "(header)", expected, show(header), "columns missing")
@@ -173,14 +175,17 @@ def _csv_record(header: list[str], cells: list[str], place: Place) -> dict[str, 
         # CSV represents a missing value by an empty cell.
         values[name] = cell if cell or name not in FIELDS else None
     parsed: dict[str, Any] = {}
-    for name in ("spans", "mention"):
+    for name, expected in (
+        ("spans", "[[start, end]] in JSON"),
+        ("mention", "a list in JSON"),
+        ("occurrence", "a number, or a list of numbers, in JSON"),
+    ):
         written = values.get(name)
         if written is None or (name == "mention" and not written.startswith('["')):
             continue
         try:
             parsed[name] = json.loads(written)
         except (ValueError, RecursionError):
-            expected = "[[start, end]] in JSON" if name == "spans" else "a list in JSON"
             return RecordError(place, name, expected, show(written), "not JSON")
     return values | parsed
 

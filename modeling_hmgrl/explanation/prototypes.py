@@ -335,9 +335,12 @@ class Prototypes:
                 different saves.
         """
         [sums, vectors], content = _STORE.load(folder, pipe.label_cache.key())
-        counts, samples = content["counts"], content["samples"]
-        for sample in samples:
-            sample["spans"] = [(start, end) for start, end in sample["spans"]]
+        try:
+            counts, samples = content["counts"], content["samples"]
+            for sample in samples:
+                sample["spans"] = [(start, end) for start, end in sample["spans"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{folder}: damaged ({error!r}), expected saved prototypes") from error
         return cls(pipe, sums, counts, vectors, samples)
 
 

@@ -186,5 +186,5 @@ def read_report(folder: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder}: holds no report.json, expected a finished run")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON, got: {error}") from None
