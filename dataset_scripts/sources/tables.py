@@ -18,9 +18,9 @@ from typing import Any, Protocol
 import datasets
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.compute as pc  # type: ignore[import-untyped]
-from pyarrow import parquet
 
 from ..files import raw_lines, read_lines, reject_repeated_keys
+from ..parquet_files import batch_rows, check_parquet, open_parquet
 from ..schema import FIELDS, Place, RecordError, show
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -74,7 +74,8 @@ def open_table(path: Path, purpose: str = "Reading") -> Table:
     if kind == ".csv":
         return _line_table(path.name, lambda: _csv_rows(path, purpose))
     if kind == ".parquet":
-        return _arrow_table(path.name, *_parquet(path), purpose)
+        features, others, length, batches = _parquet(path)
+        return _arrow_table(path.name, features, others, length, batches, purpose)
     raise ValueError(
         f"{path}: expected a file whose name ends in {', '.join(SUFFIXES)}; archives must be "
         "unpacked first"
@@ -97,7 +98,9 @@ def open_dataset(dataset: datasets.Dataset, purpose: str = "Reading") -> Table:
         for start in range(first, len(columns), _BATCH_ROWS):
             yield columns[start : start + _BATCH_ROWS]
 
-    return _arrow_table("dataset", dataset.features, len(dataset), batches, purpose, local=True)
+    others = [name for name in dataset.column_names if name not in FIELDS]
+    features, length = dataset.features, len(dataset)
+    return _arrow_table("dataset", features, others, length, batches, purpose, local=True)
 
 
 def _line_table(name: str, rows: Callable[[], Rows]) -> Table:
@@ -190,31 +193,39 @@ def _csv_record(header: list[str], cells: list[str], place: Place) -> dict[str, 
     return values | parsed
 
 
-def _parquet(path: Path) -> tuple[datasets.Features, int, Batches]:
-    """Opens a Parquet file; returns its columns, its number of rows, and a reader of its rows."""
+def _parquet(path: Path) -> tuple[datasets.Features, list[str], int, Batches]:
+    """Opens a Parquet file.
+
+    Returns:
+        Its columns, the names of those that are not read, its number of rows, and a reader of rows.
+    """
     try:
-        with parquet.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             schema = file.schema_arrow
             metadata = file.metadata
             sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        check_parquet(path, FIELDS)
         if len(set(schema.names)) < len(schema.names):
             raise ValueError(f"columns repeated: {show(schema.names)}")
         used = [schema.field(name) for name in schema.names if name in FIELDS]
         features = datasets.Features.from_arrow_schema(pa.schema(used, schema.metadata))
+        # Without any column the number of rows would be lost.
+        read = [field.name for field in used] or schema.names[:1]
+        rows = batch_rows(metadata, _BATCH_ROWS, read)
     except Exception as error:  # invalid metadata make `datasets` raise errors of any type
         found = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path}: expected a Parquet file, got: {found}") from None
 
     def batches(first: int, column: str | None = None) -> Iterator[pa.Table]:
-        columns = None if column is None else [column]
-        with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+        columns = read if column is None else [column]
+        with open_parquet(path) as file:
             group, skipped = 0, 0
             while group < len(sizes) and skipped + sizes[group] <= first:
                 skipped += sizes[group]
                 group += 1
             groups = range(group, len(sizes))
             try:
-                for batch in file.iter_batches(_BATCH_ROWS, list(groups), columns):
+                for batch in file.iter_batches(rows, list(groups), columns):
                     if skipped + len(batch) > first:
                         yield pa.Table.from_batches([batch]).slice(max(0, first - skipped))
                     skipped += len(batch)
@@ -222,12 +233,14 @@ def _parquet(path: Path) -> tuple[datasets.Features, int, Batches]:
                 found = f"{error} after row {skipped}"
                 raise ValueError(f"{path}: expected a Parquet file, got: {found}") from None
 
-    return features, sum(sizes), batches
+    others = [name for name in schema.names if name not in FIELDS]
+    return features, others, sum(sizes), batches
 
 
 def _arrow_table(
     name: str,
     features: datasets.Features,
+    others: list[str],
     length: int,
     batches: Batches,
     purpose: str,
@@ -239,19 +252,20 @@ def _arrow_table(
     machine.
     """
     images = _ImageColumn(batches)
+    # Of other columns only the names are used: their values may have no Python type.
+    unknown = dict.fromkeys(others)
 
     def rows() -> Rows:
         number = 0
         with datasets.utils.tqdm(total=length, desc=f"{purpose} {name}", unit=" rows") as progress:
             for table in batches(0):
-                # Of other columns only the names are used: their values may have no Python type.
-                others = dict.fromkeys(set(table.column_names) - set(FIELDS))
-                for values in _rows_of(table.drop_columns(list(others))):
+                unread = [column for column in table.column_names if column not in FIELDS]
+                for values in _rows_of(table.drop_columns(unread)):
                     number += 1
                     place = Place(name, number, "row")
                     if isinstance(values, dict):
                         record = _arrow_record(values, features, images, place, local)
-                        yield place, record if isinstance(record, RecordError) else record | others
+                        yield place, record if isinstance(record, RecordError) else record | unknown
                     else:
                         column, found = values
                         yield place, RecordError(place, column, "UTF-8", found, "not UTF-8")

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import io
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import pytest
 from fuzz_world import checked_message, fuzz, mutated, texts, to_json, values
@@ -137,7 +137,7 @@ def test_settings(pairs):
         checked_message(error)
 
 
-PROGRESS = {field.name: 0 for field in fields(Progress)} | {"choices": {"labels": "x"}}
+PROGRESS = asdict(Progress()) | {"choices": {"labels": "x"}}
 
 
 @fuzz()
