@@ -25,6 +25,7 @@ from pyarrow import parquet
 from .builder import OUTCOME_FILE, GZSData, make_features
 from .dataset_card import make_card
 from .files import read_json, write_json
+from .parquet_files import check_parquet
 from .protocol import SPLITS
 
 # The Hub's viewer loads a row group at a time, and images make rows large.
@@ -237,6 +238,7 @@ def load_exported(
     if config is None or config not in known:
         raise ValueError(f"{path}: expected one of the configurations {known}, got {config!r}")
     outcome = _outcome(where, config, hub)
+    _check_files(where, config, cache_dir, hub)
     # The numbers of rows are checked below, with an error that says what was expected.
     splits = datasets.load_dataset(
         where, config, cache_dir=cache_dir, verification_mode="no_checks", **hub
@@ -287,6 +289,24 @@ def _outcome(where: str, config: str, hub: Mapping[str, Any]) -> dict[str, Any]:
     if outcome is None:
         raise FileNotFoundError(f"{path}: no such file; expected data written by export")
     return outcome
+
+
+def _check_files(where: str, config: str, cache_dir: str | None, hub: Mapping[str, Any]) -> None:
+    """Rejects files that are not Parquet, such as archives, or expand out of proportion."""
+    builder = datasets.load_dataset_builder(where, config, cache_dir=cache_dir, **hub)
+    folder = None if cache_dir is None else str(Path(cache_dir) / "downloads")
+    # Files of the Hub are found again by load_dataset.
+    download = datasets.DownloadConfig(cache_dir=folder, token=hub.get("token"))
+    manager = datasets.DownloadManager(download_config=download)
+    for name in (
+        str(file) for files in (builder.config.data_files or {}).values() for file in files
+    ):
+        if not name.endswith(".parquet"):
+            raise ValueError(f"{where}, {config}: expected Parquet files only, got {name}")
+        try:
+            check_parquet(Path(manager.download(name)))
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{name}: expected a Parquet file, got: {error}") from None
 
 
 def _check_images(rows: datasets.Dataset, place: str) -> None:

@@ -32,6 +32,10 @@ SUFFIXES = (".bio", ".bioes", ".conll", ".iob", ".txt")
 IMAGE_MARK = "IMGID:"
 MAX_LINE_BYTES = 65_536
 
+# Each mention becomes a record with the text of its document, so that the size of the data grows
+# with the square of a document's length.
+MAX_TOKENS = 10_000
+
 # From this proportion of one-character tokens on, a text counts as tagged by character.
 _BY_CHARACTER = 0.9
 
@@ -77,13 +81,18 @@ class _Document:
     strays: list[tuple[Place, str]] = field(default_factory=list)
     errors: list[RecordError] = field(default_factory=list)
     open: bool = False
+    too_long: bool = False
 
     def add(self, token: str, tag: str, place: Place) -> None:
         """Adds a token with its tag.
 
         Raises:
-            RecordError: If the tag is invalid.
+            RecordError: If the tag is invalid, or the document is too long.
         """
+        if len(self.tokens) == MAX_TOKENS:
+            self.too_long = True
+            expected = f"a blank line after at most {MAX_TOKENS} tokens"
+            raise RecordError(place, "(document)", expected, show(token), "too long")
         kind, dash, label = tag.partition("-")
         if tag != "O" and not (kind in "BIES" and len(kind) == 1 and dash and label.strip()):
             expected = "O, or B-, I-, E-, S- and a label"
@@ -183,7 +192,7 @@ def _documents(path: Path, root: Path | None, stems: Stems) -> Iterator[_Documen
                 raise line
             if line.startswith(IMAGE_MARK):
                 document.image = _image(line.removeprefix(IMAGE_MARK).strip(), place, root, stems)
-            elif not mark:
+            elif not mark and not document.too_long:
                 # Unlike split(), this keeps an ideographic space as a token.
                 columns = line.split("\t" if "\t" in line else " ")
                 if len(columns) > 2 and not columns[-1].strip():

@@ -128,16 +128,21 @@ def _json_rows(path: Path, purpose: str) -> Rows:
 
 def _csv_rows(path: Path, purpose: str) -> Rows:
     """Yields the rows of a CSV file with a header; `spans`, `occurrence` and lists are JSON."""
+    row_bytes = 0
 
     def lines() -> Iterator[str]:
+        nonlocal row_bytes
         for place, raw, start, length in raw_lines(path, MAX_LINE_BYTES, purpose):
             if length > MAX_LINE_BYTES:
                 expected = f"a line of at most {MAX_LINE_BYTES} bytes"
                 raise RecordError(place, "(line)", expected, f"{length} bytes", "too long")
+            row_bytes += length
+            if row_bytes > MAX_LINE_BYTES:
+                expected = f"a row of at most {MAX_LINE_BYTES} bytes, each quote closed"
+                raise RecordError(place, "(line)", expected, f"{row_bytes} bytes", "too long")
             # Bytes that are not UTF-8 are reported later, with the cell that contains them.
             yield raw.decode("utf-8-sig" if start == 0 else "utf-8", "surrogateescape")
 
-    # Only lines are limited so far, but a cell may span many lines.
     csv.field_size_limit(MAX_LINE_BYTES)
     reader = csv.reader(lines(), strict=True)
     first = 1
@@ -145,7 +150,9 @@ def _csv_rows(path: Path, purpose: str) -> Rows:
         header = [name.strip() for name in next(reader, [])]
         _check_header(header, Place(path.name, 1))
         first = reader.line_num + 1
+        row_bytes = 0
         for cells in reader:
+            row_bytes = 0
             place, first = Place(path.name, first), reader.line_num + 1
             if cells:  # blank lines have no cells
                 yield place, _csv_record(header, cells, place)

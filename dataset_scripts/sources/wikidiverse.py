@@ -33,7 +33,7 @@ OTHER = "Other"
 TYPES = WIKIDIVERSE_PARTITIONS[1].labels
 
 # The published files have a size of about 3 MB each.
-MAX_FILE_BYTES = 256 * 1024 * 1024
+MAX_FILE_BYTES = 32 * 1024 * 1024
 
 # The last part of a URL, from the last of these suffixes on, is the suffix of the file name.
 _ENDING = re.compile(r".*(\.(?:jpe?g|png|svg|JPE?G|PNG|SVG).*)", re.DOTALL)

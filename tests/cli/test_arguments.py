@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset_scripts import SourceOptions, load_gzs
+from dataset_scripts import SourceOptions, load_gzs, load_gzs_seeds
 from dataset_scripts.__main__ import main, parse_arguments
 from dataset_scripts.arguments import read_partition, source_choices
 from dataset_scripts.export import export
@@ -135,3 +135,51 @@ def test_help_needs_no_data_and_no_plotting():
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path.cwd())
     for option in ("--group-by", "--license", "--push-to-hub", "--label-descriptions"):
         assert option in done.stdout
+
+
+@pytest.mark.parametrize(("given", "meant"), [("raise", "raise"), ("skip", "skip")])
+def test_one_vocabulary_for_invalid_records(given, meant):
+    for argv in (["data", "convert", "--out", "x"], ["evaluate", "--model", "m"],
+                 ["predict", "--model", "m"], ["train"]):  # fmt: skip
+        assert parse([*argv, "--on-error", given]).on_error == meant
+    assert SourceOptions(on_error=given).on_error == meant
+
+
+def test_earlier_names_of_the_vocabulary_are_accepted(capsys):
+    assert parse(["data", "convert", "--out", "x", "--on-error", "report"]).on_error == "skip"
+    assert parse(["predict", "--model", "m", "--on-error", "fail"]).on_error == "raise"
+    assert SourceOptions(on_error="report").on_error == "skip"
+    with pytest.raises(SystemExit):
+        parse(["predict", "--model", "m", "--on-error", "report"])
+    assert "invalid choice: 'report'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("load", [load_gzs, lambda *a, **k: load_gzs_seeds([0], *a, **k)])
+def test_an_unknown_argument_is_named_with_the_closest_one(load):
+    with pytest.raises(TypeError, match=r"^groupby: unknown argument of load_gzs.*'group_by'$"):
+        load("sample", groupby="text")
+    with pytest.raises(TypeError, match=r"^xyz: unknown argument .*; expected one of data_dir, "):
+        load("sample", xyz=1)
+
+
+def test_no_progress_disables_every_bar(tmp_path, capfd):
+    code = (
+        "import sys, datasets, huggingface_hub, transformers\n"
+        "from hmgrl_cli.cli import main\n"
+        "code = main(sys.argv[1:])\n"
+        "assert not datasets.utils.is_progress_bar_enabled()\n"
+        "assert huggingface_hub.utils.are_progress_bars_disabled()\n"
+        "assert not transformers.utils.logging.is_progress_bar_enabled()\n"
+        "from modeling_hmgrl import label_cache\n"
+        "for _ in label_cache.tqdm(range(3)): pass\n"
+        "sys.exit(code)"
+    )
+    source = tmp_path / "a.jsonl"
+    lines = [json.dumps({"text": f"Ada {k}", "mention": "Ada", "label": "x"}) for k in range(50)]
+    source.write_text("\n".join(lines))
+    done = subprocess.run(
+        [sys.executable, "-c", code, "data", "convert", "--source", "records", "--data-dir", source,
+         "--out", tmp_path / "b.jsonl", "--no-progress"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")

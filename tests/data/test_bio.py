@@ -199,7 +199,7 @@ def test_a_faulty_line_costs_its_document(path, pictures, line, field, reason, m
         read(path, image_dir=str(pictures))
     assert str(caught.value).startswith(f"a.txt, line 4, field {field!r}: expected ")
     assert caught.match(message)
-    corpus = read(path, image_dir=str(pictures), on_error="report")
+    corpus = read(path, image_dir=str(pictures), on_error="skip")
     assert [name for _, name, _ in mentions(corpus)] == ["Ada", "Kim"]
     left_out = {reason: finding.count for reason, finding in corpus.report.left_out.items()}
     assert left_out == {f"{field}: {reason}": 1, "in a document with an invalid line": 2}
@@ -208,7 +208,7 @@ def test_a_faulty_line_costs_its_document(path, pictures, line, field, reason, m
 
 def test_every_faulty_line_of_a_document_is_counted(path):
     path.write_text("Ada B-PER\nB\nC Q\nD I-PER\n\nKim B-PER\n")
-    report = read(path, on_error="report").report
+    report = read(path, on_error="skip").report
     assert [f.count for _, f in sorted(report.left_out.items())] == [1, 1, 1]
     assert report.left_out["tag: unknown"].examples[0]["line"] == 3
     assert report.records_in == 4
@@ -218,7 +218,7 @@ def test_a_mention_of_white_space_is_left_out_alone(path):
     path.write_text("Ada B-PER\n\u3000 B-PER\n\n\u3000 B-PER\n", encoding="utf-8")
     with pytest.raises(RecordError, match=r"^a\.txt, line 2, field 'spans': expected a mention"):
         read(path)
-    corpus = read(path, on_error="report")
+    corpus = read(path, on_error="skip")
     assert mentions(corpus) == [("Ada \u3000", "Ada", "PER")]
     assert (corpus.report.records_in, corpus.report.records_left_out) == (3, 2)
 
@@ -248,7 +248,7 @@ def test_loading_counts_records_and_images(path, pictures, tmp_path):
     document = "IMGID:{}\nAda B-PER\nin O\nRome B-LOC\nat O\nAcme B-ORG\n\n"
     path.write_text("".join(document.format(n) for n in (1, 2, 9)) + "IMGID:two\nEve S-PER\n")
     choices = {"image_dir": str(pictures), "cache_dir": str(tmp_path / "cache")}
-    data = load_gzs("bio", str(path), on_error="report", **choices)
+    data = load_gzs("bio", str(path), on_error="skip", **choices)
     assert data.task == "typing"
     assert (data.report.records_in, data.report.records_out) == (11, 9)
     assert (data.report.images["found"], data.report.images["missing"]) == (6, 3)
@@ -292,7 +292,7 @@ def test_random_documents(tmp_path_factory, corpus, joiner):
             if (mention := glue.join(words[first:end])).strip():
                 start = len(glue.join([*words[:first], ""]))
                 expected.append((glue.join(words), (start, start + len(mention)), label))
-    options = {"joiner": joiner, "on_error": "report"}
+    options = {"joiner": joiner, "on_error": "skip"}
     if not expected:
         with pytest.raises(ValueError, match="no valid mention"):
             read(path, **options)

@@ -1,5 +1,6 @@
 """What both packages implement, as dataset_scripts does not import modeling_hmgrl."""
 
+import contextlib
 import json
 import math
 import multiprocessing
@@ -9,29 +10,31 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tiny_world import tiny_config, tiny_processor
 
 from dataset_scripts import files
-from dataset_scripts.schema import Place, RecordError
+from dataset_scripts.schema import Place, RecordError, check_record
 from dataset_scripts.schema import check_spans as spans_of_record
 from dataset_scripts.schema import find_mentions as mentions_of_record
 from modeling_hmgrl import storage
 from modeling_hmgrl.entity_markers import check_spans as spans_of_query
 from modeling_hmgrl.pipeline_inputs import find_mentions as mentions_of_query
+from modeling_hmgrl.pipeline_inputs import make_query
 
 PLACE = Place("a.jsonl", 1)
 TEXTS = st.text(st.sampled_from("aéb \u0301_-鳥\U0001f426"), max_size=12)
 
 
-def of_record(text, mention):
+def of_record(text, mention, occurrence=None):
     try:
-        return [tuple(span) for span in mentions_of_record(mention, text, PLACE)]
+        return [tuple(span) for span in mentions_of_record(mention, text, PLACE, occurrence)]
     except RecordError:
         return None
 
 
-def of_query(text, mention):
+def of_query(text, mention, occurrence=None):
     try:
-        return mentions_of_query(text, mention)
+        return mentions_of_query(text, mention, "text", occurrence)
     except ValueError:
         return None
 
@@ -54,6 +57,52 @@ def of_query(text, mention):
 def test_whole_words_take_precedence(text, mention, expected):
     assert of_record(text, mention) == expected
     assert of_query(text, mention) == expected
+
+
+@pytest.mark.parametrize(
+    ("mention", "occurrence", "expected"),
+    [
+        ("is", 0, [(2, 4)]),
+        ("is", 1, [(5, 7)]),
+        ("is", 2, None),
+        ("is", -1, None),
+        ("is", True, None),
+        ("is", "0", None),
+        ("is", [0], [(2, 4)]),
+        ("is", [0, 1], None),
+        (["This", "is"], [None, 0], [(0, 4), (2, 4)]),
+        (["This", "is"], 0, [(0, 4), (2, 4)]),
+        (["This", "is"], [0], None),
+        ("that", 0, None),
+    ],
+)
+def test_an_occurrence_selects_the_same_mention(mention, occurrence, expected):
+    assert of_record("This is it", mention, occurrence) == expected
+    assert of_query("This is it", mention, occurrence) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "accepted"),
+    [
+        ({"spans": [[0, 3]]}, True),
+        ({"mention": "fox"}, False),
+        ({"mention": "fox", "occurrence": 1}, True),
+        ({"spans": [[4, 7]], "mention": "fox"}, True),
+        ({"spans": [[4, 7]], "mention": ["fox"]}, True),
+        ({"spans": [[4, 7]], "mention": "saw"}, False),
+        ({"spans": [[4, 7]], "mention": ["fox", "fox"]}, False),
+        ({}, False),
+    ],
+)
+def test_data_and_predictions_accept_the_same_records(fields, accepted):
+    record = {"text": "fox fox saw", "label": "animal", **fields}
+    processor, config = tiny_processor(use_images=False), tiny_config()
+    for check in (
+        lambda: check_record(record, PLACE, "typing", default_id="a"),
+        lambda: make_query(record, processor, config, "input"),
+    ):
+        with contextlib.nullcontext() if accepted else pytest.raises(ValueError):  # noqa: PT011
+            check()
 
 
 @settings(max_examples=300, deadline=None)

@@ -100,7 +100,7 @@ def test_given_labels(path, tmp_path):
     lists = {"seen": ["person"], "validation_unseen": ["city"], "test_unseen": ["river"]}
     with pytest.raises(RecordError, match=r"line 4, field 'label': expected one of \['city'"):
         load(path, tmp_path, **lists)
-    data = load(path, tmp_path, on_error="report", **lists)
+    data = load(path, tmp_path, on_error="skip", **lists)
     assert data.report.left_out["label: unknown"].count == 10
     assert data.report.records_out == 30
     assert data.partition.seen == ("person",)
@@ -128,7 +128,7 @@ def test_given_splits(path, tmp_path):
     write(path, [*records, record(40)])
     with pytest.raises(RecordError, match="line 41, field 'split': expected a split in every"):
         load(path, tmp_path)
-    assert load(path, tmp_path, on_error="report").report.records_out == 40
+    assert load(path, tmp_path, on_error="skip").report.records_out == 40
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_given_task(path, tmp_path):
     with pytest.raises(RecordError, match=r"line 1, field 'spans': expected a list of 2 span"):
         load(path, tmp_path, task="relation")
     with pytest.raises(ValueError, match="at least one valid record"):
-        load(path, tmp_path, task="relation", on_error="report")
+        load(path, tmp_path, task="relation", on_error="skip")
     with pytest.raises(ValueError, match="task: expected one of"):
         load(path, tmp_path, task="parsing")
 
@@ -212,7 +212,7 @@ def test_images_behind_a_link_are_refused(path, tmp_path):
     path.write_text(path.read_text() + json.dumps(record(40, image="link.png")) + "\n")
     with pytest.raises(RecordError, match=r"line 41, field 'image'.*a link out of it"):
         load(path, tmp_path)
-    report = load(path, tmp_path, on_error="report").report
+    report = load(path, tmp_path, on_error="skip").report
     assert report.left_out["image: link"].count == 1
 
 
@@ -253,7 +253,7 @@ def test_every_line_is_kept_or_counted(tmp_path_factory, lines):
     path = tmp_path_factory.mktemp("records") / "a.jsonl"
     path.write_bytes(b"\n".join(lines))
     try:
-        corpus = read(SourceOptions(data_dir=str(path), on_error="report"))
+        corpus = read(SourceOptions(data_dir=str(path), on_error="skip"))
     except RecordError:
         raise  # it should have been counted
     except ValueError:

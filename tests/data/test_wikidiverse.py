@@ -211,7 +211,7 @@ def test_faulty_samples(folder, values, field, reason):
     with pytest.raises(RecordError) as caught:
         read(folder)
     assert str(caught.value).startswith(f"valid.json, line 3, field {field!r}: expected ")
-    corpus = read(folder, on_error="report")
+    corpus = read(folder, on_error="skip")
     [(found, finding)] = corpus.report.left_out.items()
     assert (found, finding.count) == (f"{field}: {reason}", 1)
     assert finding.examples[0]["line"] == 3
@@ -234,7 +234,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("on_error", ["raise", "report"])
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_file_that_is_no_list_is_never_read_in_part(folder, case, on_error):
     text, line, message = BROKEN[case]
@@ -338,7 +338,7 @@ def test_real_sentences_with_mentions_by_their_text(sentences, tmp_path):
     ]
     path = tmp_path / "mentions.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    corpus = read_records(SourceOptions(data_dir=str(path), on_error="report"))
+    corpus = read_records(SourceOptions(data_dir=str(path), on_error="skip"))
     left_out = {reason: finding.count for reason, finding in corpus.report.left_out.items()}
     assert left_out == {"mention: occurs several times": 298}
     assert len(corpus.records) == 14_553

@@ -223,7 +223,7 @@ def test_batch_size_changes_no_fall():
         (RECORD, {"regions": 0}, r"^regions: got 0, expected 1 or more"),
         (RECORD, {"batch_size": 1.5}, r"^batch_size: got 1.5, expected 1 or more"),
         (RECORD, {"label": "ghost"}, r"^label: got 'ghost', expected one of the candidate labels"),
-        ({"text": TEXT}, {}, r"^input: expected exactly one of 'mention' and 'spans'"),
+        ({"text": TEXT}, {}, r"^input: expected 'mention' or 'spans'"),
         ({**RECORD, "image": b"no"}, {}, r"^input\.image: not an image"),
         ({**RECORD, "image": "http://a/b.png"}, {}, r"^input\.image: .*hosts"),
         ("text", {}, r"^input: got str, expected a mapping"),

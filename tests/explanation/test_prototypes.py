@@ -89,7 +89,7 @@ def test_vectors_come_in_order_whatever_the_batch():
 def test_a_faulty_record_is_named_by_its_place():
     rows = records(9)
     rows[8] = {"text": "no mention", "label": SEEN[0]}
-    with pytest.raises(ValueError, match=r"^records\[8\]: expected exactly one of 'mention'"):
+    with pytest.raises(ValueError, match=r"^records\[8\]: expected 'mention' or 'spans'"):
         vectors_of(pipe_of(), rows, batch_size=1)
 
 

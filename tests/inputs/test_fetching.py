@@ -122,7 +122,7 @@ def test_a_pipeline_fetches_from_hosts_that_a_call_names(server):
     found = pipe(record, image_hosts=[server.host])
     assert found == pipe("the fox", mention="fox", image=tiny_picture("animal"))
     failed = pipe([record | {"image": f"{server.url}/b.png"}], image_hosts=[server.host],
-                  on_error="return")  # fmt: skip
+                  on_error="skip")  # fmt: skip
     assert failed[0]["error"].startswith("inputs[0].image: ")
     assert "404" in failed[0]["error"]
 
