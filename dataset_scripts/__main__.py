@@ -79,7 +79,12 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     )
     share.add_argument("--private", action="store_true", help="create a new repository as private")
     lines = add_command("convert", "write the records of a data set, without splits, as JSON Lines")
-    lines.add_argument("--out", required=True, metavar="FILE", help="JSON Lines file to write")
+    lines.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="JSON Lines file to write, in whose folder, or beside it, its images are found",
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

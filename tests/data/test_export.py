@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+import shutil
 
 import datasets
 import pyarrow as pa
@@ -304,10 +305,29 @@ def test_convert_and_read_again(source, tmp_path, capsys):
         assert back.splits[split][0]["image"].tobytes() == rows[0]["image"].tobytes()
     main(["convert", "--source", "records", "--data-dir", str(source), "--out", str(lines)])
     wanted = [json.loads(line) for line in (source / "records.jsonl").read_text().splitlines()]
+    for values in wanted:
+        if values["image"] is not None:  # copied, as the folder of the source is another one
+            values["image"] = f"mine_images/{values['image']}"
     written = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
     assert written == wanted
+    again = load_gzs("records", str(lines), cache_dir=str(tmp_path / "c"))
+    before = load_gzs("records", str(source), cache_dir=str(tmp_path / "c"))
+    assert again.report.images == before.report.images
+    assert again.report.images["found"] == 31
     with pytest.raises(SystemExit, match=r"hmgrl data convert: .*exists already"):
         main(["convert", "--out", str(lines)])
+
+
+def test_convert_rewrites_names_of_images_inside_its_folder(source, tmp_path):
+    folder = tmp_path / "deep" / "source"
+    shutil.copytree(source, folder)
+    main(["convert", "--source", "records", "--data-dir", str(folder),
+          "--out", str(tmp_path / "mine.jsonl")])  # fmt: skip
+    assert not (tmp_path / "mine_images").exists()
+    written = [json.loads(line) for line in (tmp_path / "mine.jsonl").open(encoding="utf-8")]
+    assert written[1]["image"] == "deep/source/pictures/1.png"
+    data = load_gzs("records", str(tmp_path / "mine.jsonl"), cache_dir=str(tmp_path / "c"))
+    assert data.report.images["found"] == 31
 
 
 @pytest.mark.parametrize(
