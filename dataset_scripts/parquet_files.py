@@ -39,8 +39,8 @@ def check_parquet(path: Path, columns: Collection[str] | None = None) -> None:
         columns: Names of the columns that will be read; None for all.
 
     Raises:
-        ValueError: If it has too many columns, or expands too much.
-        OSError: If it cannot be read; pyarrow's other errors are subclasses of ValueError.
+        ValueError: If it has too many columns, expands too much or is damaged.
+        OSError: If it cannot be read.
     """
     limit = _SMALL_BYTES + _LARGEST_RATIO * path.stat().st_size
     with open_parquet(path) as file:
@@ -51,12 +51,17 @@ def check_parquet(path: Path, columns: Collection[str] | None = None) -> None:
         for chunk in _chunks(metadata, columns):
             declared += max(chunk.total_uncompressed_size, chunk.num_values * _VALUE_BYTES)
         _check(declared, limit, f"{metadata.num_rows} rows")
-        decoded = metadata.num_rows * _ROW_BYTES
+        decoded, rows = metadata.num_rows * _ROW_BYTES, 0
         names = None if columns is None else list(columns)
         # For counting, more rows than a reader takes at a time make less work.
-        for batch in file.iter_batches(batch_rows(metadata, 8192, columns), columns=names):
-            decoded += sum(map(_dense_bytes, batch.columns))
-            _check(decoded, limit, "its values")
+        batches = file.iter_batches(batch_rows(metadata, 8192, columns), columns=names)
+        try:
+            for batch in batches:
+                rows += len(batch)
+                decoded += sum(map(_dense_bytes, batch.columns))
+                _check(decoded, limit, "its values")
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{error} after row {rows}") from None
 
 
 def open_parquet(path: Path) -> Any:
@@ -75,7 +80,7 @@ def batch_rows(metadata: Any, most: int, columns: Collection[str] | None = None)
         columns: Names of the columns that are read; None for all.
     """
     sizes = [chunk.total_uncompressed_size for chunk in _chunks(metadata, columns)]
-    return max(1, min(most, _BATCH_BYTES // max(1, *sizes)))
+    return max(1, min(most, _BATCH_BYTES // max([1, *sizes])))
 
 
 def _chunks(metadata: Any, columns: Collection[str] | None) -> list[Any]:

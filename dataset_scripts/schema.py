@@ -27,8 +27,9 @@ FIELDS = ("id", "text", "image", "spans", "mention", "occurrence", "label", "spl
 
 _MAX_SHOWN = 80
 
-# Bound on the length of a mention times the number of its occurrences that are counted.
+# Bounds on the length of a mention times the number of its occurrences, and on this number.
 _MAX_COMPARED_CHARACTERS = 10_000_000
+_MAX_OCCURRENCES = 200_000
 
 
 class Place(NamedTuple):
@@ -113,6 +114,8 @@ class Record:
 
 def show(value: object) -> str:
     """Formats a value for an error message: its type and its representation, truncated if long."""
+    if isinstance(value, (str, bytes, list, tuple)):
+        value = value[: 4 * _MAX_SHOWN]  # the representation of the rest would not be shown
     try:
         text = repr(value)
     except ValueError:  # an integer with too many digits
@@ -282,8 +285,8 @@ def find_mentions(value: object, text: str, place: Place, occurrence: object = N
 
 
 def _find_mention(mention: str, text: str, place: Place, occurrence: object) -> int:
-    # The bound limits the time for a long mention that overlaps itself.
-    limit = 1 + _MAX_COMPARED_CHARACTERS // len(mention)
+    # The bounds limit the time for a long mention that overlaps itself, or a short one.
+    limit = min(_MAX_OCCURRENCES, 1 + _MAX_COMPARED_CHARACTERS // len(mention))
     starts: list[int] = []
     at = text.find(mention)
     while at >= 0 and len(starts) < limit:
@@ -296,7 +299,7 @@ def _find_mention(mention: str, text: str, place: Place, occurrence: object) -> 
         expected = f"a number from 0 to {len(starts) - 1}, as {show(mention)} occurs that often"
         raise RecordError(place, "occurrence", expected, show(occurrence), "out of range")
     found = [at for at in starts if is_whole_word(text, at, at + len(mention))] or starts
-    if len(found) != 1:
+    if len(found) != 1 or len(starts) == limit > 1:
         expected = "a mention that occurs once in the text, or its occurrence or spans"
         times = f"at {show(found)}" if found else "not in the text"
         reason = "occurs several times" if found else "not in the text"
