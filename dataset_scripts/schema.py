@@ -293,9 +293,9 @@ def _find_mention(mention: str, text: str, place: Place, occurrence: object) -> 
         starts.append(at)
         at = text.find(mention, at + 1)
     if occurrence is not None and starts:
-        is_index = isinstance(occurrence, int) and not isinstance(occurrence, bool)
-        if is_index and 0 <= occurrence < len(starts):
-            return starts[occurrence]
+        number = occurrence if type(occurrence) is int else -1  # bool is a subclass of int
+        if 0 <= number < len(starts):
+            return starts[number]
         expected = f"a number from 0 to {len(starts) - 1}, as {show(mention)} occurs that often"
         raise RecordError(place, "occurrence", expected, show(occurrence), "out of range")
     found = [at for at in starts if is_whole_word(text, at, at + len(mention))] or starts

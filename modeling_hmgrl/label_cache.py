@@ -141,7 +141,7 @@ class LabelCache:
             [vectors], content = _STORE.load(folder, self.key())
             texts = content.get("texts")
             if not isinstance(texts, list) or len(texts) != len(vectors):
-                raise ValueError(f"{folder / TEXTS_NAME}: expected one text for each vector")
+                raise ValueError(f"{Path(folder) / TEXTS_NAME}: expected one text for each vector")
             self.clear()
             self._snapshot = _WeightSnapshot(self._parameters())
             self._rows = {text: row for row, text in enumerate(texts)}
