@@ -11,7 +11,6 @@ merged at the end. A file is locked while a process writes it, and symbolic link
 
 import argparse
 import glob
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager

@@ -1,8 +1,8 @@
 """Splits written as Parquet are the same when they come back: from a folder and from the Hub."""
 
 import json
-from pathlib import Path
 import shutil
+from pathlib import Path
 
 import datasets
 import pyarrow as pa
