@@ -324,7 +324,8 @@ def test_convert_rewrites_names_of_images_inside_its_folder(source, tmp_path):
     main(["convert", "--source", "records", "--data-dir", str(folder),
           "--out", str(tmp_path / "mine.jsonl")])  # fmt: skip
     assert not (tmp_path / "mine_images").exists()
-    written = [json.loads(line) for line in (tmp_path / "mine.jsonl").open(encoding="utf-8")]
+    text = (tmp_path / "mine.jsonl").read_text(encoding="utf-8")
+    written = [json.loads(line) for line in text.splitlines()]
     assert written[1]["image"] == "deep/source/pictures/1.png"
     data = load_gzs("records", str(tmp_path / "mine.jsonl"), cache_dir=str(tmp_path / "c"))
     assert data.report.images["found"] == 31
