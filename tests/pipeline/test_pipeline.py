@@ -403,7 +403,7 @@ def test_errors_of_an_input_name_it_and_its_field(fields, message):
         ({"batch_size": 0}, r"^batch_size: got 0, expected 1 or more"),
         ({"batch_size": None}, r"^batch_size: got None, expected 1 or more"),
         ({"num_workers": -1}, r"^num_workers: got -1, expected 0 or more"),
-        ({"on_error": "skip"}, r"^on_error: got 'skip', expected 'raise' or 'return'"),
+        ({"on_error": "ignore"}, r"^on_error: got 'ignore', expected 'raise' or 'skip'"),
         ({"mention": "fox"}, r"^mention: expected only with a single text"),
     ],
 )
