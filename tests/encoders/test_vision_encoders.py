@@ -132,19 +132,19 @@ def test_the_heatmap_shows_patches_alone(family, folder):
     pipe = pipeline_of(awake(model), processor)
     image = tiny_picture("animal", size=(64, 32))
     found = explain(pipe, INPUT | {"image": image}, LABELS)
-    assert found.picture.shape == (4, 4)
+    assert found.image.shape == (4, 4)
     batch = processor([INPUT["text"]], [[(14, 17)]], [image])
     encoded = model.encode(**batch)
     weights = encoded.attention[0, batch["input_ids"].shape[1] :].detach()
     prefix = VISION[family][1]
     torch.testing.assert_close(
-        torch.as_tensor(found.picture).flatten().float(), weights[prefix:].float()
+        torch.as_tensor(found.image).flatten().float(), weights[prefix:].float()
     )
-    assert found.picture_class == pytest.approx(float(weights[:prefix].sum()), abs=1e-6)
+    assert found.image_class == pytest.approx(float(weights[:prefix].sum()), abs=1e-6)
     crops = family == "clip" or family.startswith("dinov2")
-    assert (found.picture_box != (0, 0, 64, 32)) == crops
+    assert (found.image_box != (0, 0, 64, 32)) == crops
     if family == "clip":  # the shorter edge fills the crop
-        assert found.picture_box == pytest.approx((16, 0, 48, 32))
+        assert found.image_box == pytest.approx((16, 0, 48, 32))
 
 
 @FAMILIES
@@ -175,7 +175,7 @@ def test_images_of_another_size_interpolate_the_positions(family, side, folder, 
     rows = side // 8
     assert model.encode_image(pixels).shape[1] == VISION[family][1] + rows * rows
     found = explain(pipeline_of(model, made), INPUT | {"image": tiny_picture("animal")}, LABELS)
-    assert found.picture.shape == (rows, rows)
+    assert found.image.shape == (rows, rows)
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
