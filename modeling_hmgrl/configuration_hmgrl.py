@@ -56,7 +56,8 @@ class ZeroShotTypingConfig(PreTrainedConfig):
         task: "typing" (one span, entity type) or "relation" (two spans, head first).
         score_function: Score of a sample and a label: "dot" (paper), "cosine" with a learnt
             temperature, or a squared distance times a learnt negative factor: "geodesic" for the
-            distance of the Lorentz model, "euclidean" for the ordinary one.
+            distance of the Lorentz model, "euclidean" for the ordinary one. Distances are those of
+            points at learnt radii, such that their scores are initially close to those of cosines.
         classification_loss: "ranking" (HMGRL, eq. 7) or "cross_entropy", over the seen labels.
         span_pooling: "marker" (paper): state at the opening marker; "mean": mean over the tokens
             from marker to marker.

@@ -84,6 +84,17 @@ def clip_radius(c: float | Tensor, limit: float = SPACE_NORM_LIMIT) -> float | T
     return s * (torch.asinh(limit / s) if isinstance(s, Tensor) else math.asinh(limit / s))
 
 
+def orthogonal_radius(c: float) -> float:
+    """Radius of points in orthogonal directions from the origin that are at distance 1.
+
+    By the hyperbolic theorem of Pythagoras, ``cosh(1/sqrt(c)) = cosh(r/sqrt(c))^2``; 0.6816 for
+    ``c = 1``, and sqrt(1/2), as in Euclidean space, in the limit of large ``c``.
+    """
+    s = math.sqrt(c)
+    # cosh(t) - 1 = 2 sinh(t/2)^2 keeps precision for small t; the bound prevents an overflow
+    return s * math.asinh(math.sqrt(2) * math.sinh(min(0.5 / s, 300.0)))
+
+
 def _within_reach(space: Tensor, c: float | Tensor) -> Tensor:
     """Scales space coordinates (..., D) back to those of a point at ``MAX_RADIUS``."""
     return clip_norm(space, math.sinh(MAX_RADIUS) * radius_of(c))

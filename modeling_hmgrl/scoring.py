@@ -12,24 +12,37 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from .configuration_hmgrl import ZeroShotTypingConfig
-from .layers import Fp32Linear, blocks
-from .lorentz import clip_norm, clip_radius, expmap0, pairwise_distance
+from .layers import Fp32Linear, blocks, zeros
+from .lorentz import clip_norm, clip_radius, expmap0, orthogonal_radius, pairwise_distance
 
 MAX_LOG_SCALE = math.log(100.0)  # a temperature below 0.01 only amplifies rounding errors
+MAX_LOG_RADIUS = 3.0  # radii from 0.05 to 20
 
 
 class Comparison(nn.Module):
     """Compares vectors of samples and of labels as ``config.score_function`` says.
 
+    Distances are those of points whose direction is that of the vector and whose radius is learnt:
+    its logarithm is a linear function of the direction, initialised to the constant at which points
+    in orthogonal directions are at distance 1. Scores are therefore initially those of cosines, up
+    to a constant ("euclidean") or nearly ("geodesic"). With the vector's own length as radius, the
+    label of the smallest length would be the closest to every sample.
+
     Args:
         config: Configuration of the model.
+        width: Width of the vectors, all parts of a label together.
     """
 
-    def __init__(self, config: ZeroShotTypingConfig) -> None:
+    def __init__(self, config: ZeroShotTypingConfig, width: int) -> None:
         super().__init__()
         self.kind, self.temperature_init = config.score_function, config.temperature_init
         self.parts = config.num_label_parts
         self.log_scale = None if self.kind == "dot" else nn.Parameter(torch.empty(1))
+        self.log_radius: Fp32Linear | None = None
+        if self.kind in ("geodesic", "euclidean"):
+            hyperbolic = self.kind == "geodesic"
+            radius = orthogonal_radius(config.squared_radius) if hyperbolic else 0.5**0.5
+            self.log_radius = Fp32Linear(width, 1, init_weight=zeros, init_bias=math.log(radius))
 
     def init_parameters(self) -> None:
         """Initialises the scale to the inverse of the temperature."""
@@ -49,15 +62,19 @@ class Comparison(nn.Module):
             c: Squared radius of the hyperboloid, for geodesic scores.
 
         Returns:
-            Vectors of length 1 for cosine scores, to which all parts of a label contribute equally;
-            points of the hyperboloid, (..., d_p + 1), for geodesic scores; otherwise ``x``.
+            ``x`` for dot products; vectors of length 1 for cosine scores, to which all parts of a
+            label contribute equally; the same vectors times a learnt radius for Euclidean scores;
+            their points of the hyperboloid, (..., d_p + 1), for geodesic scores.
         """
-        if self.kind == "cosine":
-            parts = x.unflatten(-1, (self.parts, x.shape[-1] // self.parts))
-            return F.normalize(parts, dim=-1).flatten(-2) / self.parts**0.5
-        if self.kind == "geodesic":
-            return expmap0(clip_norm(x, clip_radius(c)), c)
-        return x
+        if self.kind == "dot":
+            return x
+        parts = x.unflatten(-1, (self.parts, x.shape[-1] // self.parts))
+        direction = F.normalize(parts, dim=-1).flatten(-2) / self.parts**0.5
+        if self.log_radius is None:
+            return direction
+        log_radius = self.log_radius(direction).clamp(-MAX_LOG_RADIUS, MAX_LOG_RADIUS)
+        u = log_radius.exp() * direction
+        return expmap0(clip_norm(u, clip_radius(c)), c) if self.kind == "geodesic" else u
 
     def compare(self, q: Tensor, p: Tensor, c: float | Tensor) -> Tensor:
         """Scores samples (..., d_p) against labels (K, d_p), both from :meth:`to_score_space`.
@@ -141,9 +158,9 @@ class LabelScorer(Comparison):
     """
 
     def __init__(self, config: ZeroShotTypingConfig) -> None:
-        super().__init__(config)
         width = config.text_width
         size = config.projection_size or width
+        super().__init__(config, config.num_label_parts * size)
         self.dropout = nn.Dropout(config.dropout)
         self.sample_projection = make_projection(config, size)
         self.label_projection: nn.Module

@@ -100,7 +100,7 @@ class REMatchingForZeroShotTyping(Method):
 
     def make_scorer(self, config: REMatchingConfig) -> Comparison:
         """Compares the parts without projections."""
-        return Comparison(config)
+        return Comparison(config, config.text_width)
 
     def build(self, config: REMatchingConfig) -> None:
         """Creates the maps of entities and context and the adversary."""

@@ -87,7 +87,7 @@ class ZSBERTForZeroShotTyping(Method):
 
     def make_scorer(self, config: ZSBERTConfig) -> Comparison:
         """Compares attribute vectors and descriptions without projections."""
-        return Comparison(config)
+        return Comparison(config, config.label_width)
 
     def build(self, config: ZSBERTConfig) -> None:
         """Creates the frozen encoder and the attribute layer."""

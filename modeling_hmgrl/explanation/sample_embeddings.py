@@ -1,7 +1,7 @@
 """Sample embeddings in the space in which the model compares samples with labels.
 
 According to ``config.score_function``, they are unit vectors compared by cosine, points of the
-hyperboloid compared by geodesic distance, or vectors compared by dot product.
+hyperboloid compared by geodesic distance, or vectors compared by distance or dot product.
 """
 
 from collections.abc import Iterable, Iterator
@@ -97,8 +97,10 @@ def similarity(model: Any, a: Tensor, b: Tensor) -> Tensor:
         b: Shape (M, d_p).
 
     Returns:
-        Cosine, dot product or negative geodesic distance, shape (N, M).
+        Cosine, dot product or negative distance, shape (N, M).
     """
+    if model.config.score_function == "euclidean":
+        return -torch.cdist(a, b)
     if model.config.score_function == "geodesic":
         return -lorentz.pairwise_distance(a, b, squared_radius(model))
     return a @ b.T

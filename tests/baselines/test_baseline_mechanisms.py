@@ -342,11 +342,10 @@ def test_the_match_weighs_the_three_parts_under_every_score(score_function):
     def score(a, b):
         if score_function == "dot":
             return a @ b.T
+        a, b = (F.normalize(x, dim=-1) for x in (a, b))
         if score_function == "euclidean":
-            return -torch.cdist(a, b).square()
-        a, b = (
-            lorentz.expmap0(lorentz.clip_norm(x, lorentz.clip_radius(2.0)), 2.0) for x in (a, b)
-        )
+            return -torch.cdist(a, b).square() / 2
+        a, b = (lorentz.expmap0(lorentz.orthogonal_radius(2.0) * x, 2.0) for x in (a, b))
         return -lorentz.pairwise_distance(a, b, 2.0).square()
 
     with torch.no_grad():
