@@ -1,8 +1,9 @@
 """Benchmarks a training step by its size, and the memory use of the feature cache.
 
-`labels`, `samples`, `patches`: seconds and peak memory of a step (small text encoder, texts of 31
-tokens; by default 10 seen labels, 8 samples, no images) for increasing numbers of them, each in a
-separate process. Labels are encoded in chunks.
+`labels`, `generated`, `samples`, `patches`: seconds and peak memory of a step (small text encoder,
+texts of 31 tokens; by default 10 seen labels, 14 unseen labels of the generator, 8 samples, no
+images) for increasing numbers of them, each in a separate process. Labels are encoded, and
+synthetic samples of unseen labels are scored, in chunks.
 
 `cache`: writes random states of images (by default 9,201 of 577 x 768, the size of MNRE with
 ViT-B/16 at 384: 8.2 GB) to a temporary folder and reads them in batches, as training does.
@@ -27,6 +28,7 @@ from modeling_hmgrl.training.frozen_features import read_batch
 
 NUMBERS = {
     "labels": (10, 100, 1000, 10_000),
+    "generated": (14, 100, 1000, 10_000),
     "samples": (8, 32, 128),
     "patches": (50, 257, 577, 1370),
 }
@@ -44,8 +46,10 @@ def resident_memory() -> float:
     return int(line.split()[1]) * 1024 / 1e9
 
 
-def step_with(labels: int = 10, samples: int = 8, patches: int = 0) -> dict[str, float]:
-    """Measures training steps of a given size."""
+def step_with(
+    labels: int = 10, generated: int = 14, samples: int = 8, patches: int = 0
+) -> dict[str, float]:
+    """Measures training steps of a given size; the first of three is the warm-up."""
     torch.manual_seed(0)
     torch.set_num_threads(2)
     text, vision = SIZES["small"]
@@ -59,7 +63,7 @@ def step_with(labels: int = 10, samples: int = 8, patches: int = 0) -> dict[str,
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
     image = torch.randn(samples, patches, vision["hidden_size"]).half() if patches else None
     ids, mask = torch.randint(1000, 28000, (labels, 9)), torch.ones(labels, 9, dtype=torch.long)
-    generated = torch.randint(1000, 28000, (14, 9))
+    unseen = torch.randint(1000, 28000, (generated, 9))
     times = []
     for _ in range(3):
         start = time.perf_counter()
@@ -68,8 +72,8 @@ def step_with(labels: int = 10, samples: int = 8, patches: int = 0) -> dict[str,
             image_features=image,
             candidate_input_ids=ids,
             candidate_attention_mask=mask,
-            synthetic_input_ids=generated,
-            synthetic_attention_mask=mask[:1].expand(14, 9),
+            synthetic_input_ids=unseen,
+            synthetic_attention_mask=torch.ones_like(unseen),
             labels=torch.arange(samples) % labels,
         )
         output.loss.backward()

@@ -142,21 +142,38 @@ def cvae_loss(target: Tensor, reconstruction: Tensor, kl: Tensor, kl_weight: flo
     return F.mse_loss(wide(reconstruction), wide(target)) + kl_weight * wide(kl).mean()
 
 
-def unseen_loss(scores: Tensor) -> Tensor:
+def unseen_loss(scores: Tensor, first: int = 0) -> Tensor:
     """Cross-entropy of synthetic samples with respect to the labels they were made for (eq. 12).
 
     Args:
         scores: Scores of the synthetic samples, shape (U, U) or (U, draws, U): the first axis is
-            the label a sample was made for, the last one the label scored.
+            the label a sample was made for, the last one the label scored. Any consecutive labels
+            of the first axis may be given alone.
+        first: Index of the label of the first row.
 
     Returns:
         Scalar.
     """
-    scores, labels = wide(scores), torch.arange(len(scores), device=scores.device)
+    scores = wide(scores)
+    labels = torch.arange(first, first + len(scores), device=scores.device)
     if scores.dim() == 3:
         labels = labels.unsqueeze(1).expand(scores.shape[:2]).flatten()
         scores = scores.flatten(0, 1)
     return F.cross_entropy(scores, labels)
+
+
+def own_label_scores(scores: Tensor, first: int = 0) -> Tensor:
+    """Scores of the synthetic samples of each label on that label, averaged over draws.
+
+    Args:
+        scores: As of :func:`unseen_loss`; N labels of the first axis.
+        first: Index of the label of the first row.
+
+    Returns:
+        Shape (N,).
+    """
+    scores = wide(scores)
+    return (scores.mean(1) if scores.dim() == 3 else scores).diagonal(first)
 
 
 def alignment_loss(scores: Tensor, positive_part: bool = False) -> Tensor:
@@ -167,17 +184,14 @@ def alignment_loss(scores: Tensor, positive_part: bool = False) -> Tensor:
 
     Args:
         scores: Scores of synthetic samples, shape (U, U) or (U, draws, U), as in
-            :func:`unseen_loss`; draws are averaged.
+            :func:`unseen_loss`, or (U,), as of :func:`own_label_scores`.
         positive_part: Whether to clamp the diagonal at 0, as the original implementation does:
             labels with a negative score then get no gradient.
 
     Returns:
         Scalar.
     """
-    scores = wide(scores)
-    if scores.dim() == 3:
-        scores = scores.mean(1)
-    diagonal = scores.diagonal()
+    diagonal = wide(scores) if scores.dim() == 1 else own_label_scores(scores)
     if positive_part:
         diagonal = diagonal.clamp(min=0)
     # sum_k 1/U (log 1/U - log softmax_k)

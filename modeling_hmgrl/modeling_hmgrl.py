@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
@@ -16,12 +17,22 @@ from .configuration_hmgrl import HMGRLConfig
 from .encoders import Encoders, HMGRLPreTrainedModel
 from .layers import Curvature, Fp32Linear, zeros
 from .lorentz import full_precision, wide
-from .losses import alignment_loss, bottleneck_kl, contrastive_loss, cvae_loss, unseen_loss
+from .losses import (
+    alignment_loss,
+    bottleneck_kl,
+    contrastive_loss,
+    cvae_loss,
+    own_label_scores,
+    unseen_loss,
+)
 from .modeling_zero_shot_typing import ZeroShotTypingModel
 from .outputs import EncoderStates, HMGRLModelOutput, TrainingStep
 from .pooling import masked_mean
 from .scoring import MAX_LOG_SCALE, LabelScorer
 from .variational import HMCVAE, HVIB
+
+# Numbers, 64 MB in float32, that a chunk of labels of the generator may hold at once per tensor.
+CHUNK_NUMBERS = 2**24
 
 
 class CrossModalAttention(nn.Module):
@@ -332,20 +343,31 @@ class HMGRLForZeroShotTyping(ZeroShotTypingModel):
         if config.weight_cvae:
             by_label = config.generator_condition == "label"
             condition = step.candidate_embeddings[step.labels] if by_label else encoded.condition
-            posterior = self.hmcvae.encode(h, c, step.noise.get("encode"))
+            noise = self._noise(step, "encode", h, len(h))
+            posterior = self.hmcvae.encode(h, c, noise)
             decoded = self.hmcvae.decode(posterior.sample, condition)
             terms["cvae"] = cvae_loss(h.detach(), decoded, posterior.kl, config.generator_kl_weight)
 
         # L_u and L_sda: the scorer learns from synthetic samples of unseen labels (eq. 12-13).
         if synthetic is not None and (config.weight_unseen or config.weight_alignment):
             draws = config.generator_samples or len(h)
-            scores = self._score_synthetic(synthetic, draws, step.noise.get("generate"))
+            noise = self._noise(step, "generate", synthetic, len(synthetic), draws)
+            unseen, own_scores = self._synthetic_losses(synthetic, noise)
             if config.weight_unseen:
-                terms["unseen"] = unseen_loss(scores)
+                terms["unseen"] = unseen
             if config.weight_alignment:
                 positive = config.alignment == "positive_part"
-                terms["alignment"] = alignment_loss(scores, positive)
+                terms["alignment"] = alignment_loss(own_scores, positive)
         return terms
+
+    def _noise(self, step: TrainingStep, name: str, like: Tensor, *shape: int) -> Tensor:
+        """Noise of HMCVAE's latents, (*shape, d_v); the same in every evaluation of a loss."""
+        if name in step.noise:
+            return step.noise[name]
+        shape, dtype = (*shape, self.hmcvae.latent), wide(like).dtype
+        if self.training:
+            return torch.randn(shape, device=like.device, dtype=dtype)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like.device, dtype)
 
     def _contrast(self, step: TrainingStep) -> Tensor:
         """L_con between the means of both modalities' tokens, over all processes (eq. 5)."""
@@ -361,16 +383,54 @@ class HMGRLForZeroShotTyping(ZeroShotTypingModel):
             mask = step.gather(step.image_mask.to(text.dtype)) > 0
         return contrastive_loss(step.gather(text), step.gather(image), mask)
 
-    def _score_synthetic(self, embeddings: Tensor, draws: int, noise: Tensor | None) -> Tensor:
-        """Scores synthetic samples of U labels against them, (U, U) or (U, draws, U) (eq. 12)."""
+    def _synthetic_losses(self, embeddings: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """L_u, and the score of each label's synthetic samples on that label (eq. 12-13).
+
+        Labels are taken in chunks, which are computed once more in the backward pass if there are
+        several: memory grows with the number U of labels and not with its square.
+
+        Args:
+            embeddings: Encodings of the labels, shape (U, d).
+            noise: Latents, shape (U, draws, d_v).
+
+        Returns:
+            Scalar, and shape (U,).
+        """
         embeddings = wide(embeddings).detach()
-        synthetic = self.hmcvae.generate(embeddings, draws, noise)
+        labels, c = self.scorer.project_labels(embeddings), self.curvature()
+        labels = self.scorer.to_score_space(labels, c)
+        # numbers that a label contributes to a chunk: representations, and distances or products
+        each = labels.numel() if self.config.score_function == "geodesic" else len(labels)
+        each = noise.shape[1] * (each + self.config.representation_size)
+        chunk = max(1, CHUNK_NUMBERS // each)
+        again = torch.is_grad_enabled() and len(labels) > chunk
+        losses, own = [], []
+        for first in range(0, len(labels), chunk):
+            rows = slice(first, first + chunk)
+            inputs = (embeddings[rows], noise[rows], labels, c, first)
+            loss, scores = (
+                checkpoint(self._chunk_losses, *inputs, use_reentrant=False)
+                if again
+                else self._chunk_losses(*inputs)
+            )
+            losses.append(loss * (len(scores) / len(labels)))
+            own.append(scores)
+        return torch.stack(losses).sum(), torch.cat(own)
+
+    def _chunk_losses(self, *inputs: Any) -> tuple[Tensor, Tensor]:
+        """L_u of a chunk of labels, and the scores of their synthetic samples on their label."""
+        scores, first = self._score_synthetic(*inputs[:-1]), inputs[-1]
+        return unseen_loss(scores, first), own_label_scores(scores, first)
+
+    def _score_synthetic(
+        self, embeddings: Tensor, noise: Tensor, labels: Tensor, c: float | Tensor
+    ) -> Tensor:
+        """Scores synthetic samples of N labels against all, (N, U) or (N, draws, U) (eq. 12)."""
+        synthetic = self.hmcvae.generate(embeddings, noise.shape[1], noise)
         if self.config.generator_draws == "averaged":
             synthetic = synthetic.mean(1)
-        projected = self.scorer.project_labels(embeddings)
-        return self.scorer.score(
-            self.scorer.project_samples(synthetic), projected, self.curvature()
-        )
+        samples = self.scorer.to_score_space(self.scorer.project_samples(synthetic), c)
+        return self.scorer.compare(samples, labels, c)
 
 
 __all__ = ["CrossModalAttention", "HMGRLForZeroShotTyping", "HMGRLModel", "HMGRLPreTrainedModel"]

@@ -88,7 +88,7 @@ def random_start(name, variant):
         return False
     if variant.get("paper"):
         return True
-    given = ("dense_", "_projection", "fusion.query")
+    given = ("dense_", "_projection", "fusion.query", "log_radius")
     return not any(part in name for part in given)
 
 
