@@ -17,6 +17,8 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging
 
+from .adapters import without_wrapper
+
 TOWERS = {"text": "text_config", "image": "vision_config"}
 """Configuration of each tower in that of a checkpoint with both, such as CLIP's or SigLIP's."""
 
@@ -185,7 +187,7 @@ def _loaded_encoder(model: PreTrainedModel, side: str) -> PreTrainedModel:
     if config is not model.config:
         model = getattr(model, {"text": "text_model", "image": "vision_model"}[side])
     check_encoder(config, side, type(model).__name__)
-    loaded: Any = model
+    loaded = without_wrapper(model)
     if getattr(loaded, "pooler", None) is not None:
         loaded.pooler = None
     if getattr(loaded, "use_head", False):

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
+from .adapters import has_adapters, mark_as_initialized, merged_adapters
 from .backbones import image_states, new_encoder, text_state
 from .configuration_hmgrl import ZeroShotTypingConfig
 from .hub import public_name, save_pipeline_code
@@ -73,6 +74,8 @@ class HMGRLPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Saves the model; models registered for the Auto classes carry their code along.
 
+        Adapters of PEFT are merged into the saved weights, so that loading does not require PEFT.
+
         Args:
             save_directory: The folder.
             *args: As of PreTrainedModel.
@@ -84,15 +87,22 @@ class HMGRLPreTrainedModel(PreTrainedModel):
         for part in parts:
             if part is not None:
                 part.name_or_path = public_name(part.name_or_path)
-        super().save_pretrained(save_directory, *args, **kwargs)
+        with merged_adapters(self):
+            super().save_pretrained(save_directory, *args, **kwargs)
 
     def apply_freezing(self) -> None:
-        """Sets ``requires_grad`` of the encoders according to the configuration."""
+        """Sets ``requires_grad`` of the encoders according to the configuration.
+
+        Encoders with adapters of PEFT are left as they are: PEFT freezes all but the adapters.
+        """
         for part in self.modules():
             if isinstance(part, Encoders):
-                part.text_model.requires_grad_(not part.config.freeze_text)
+                encoders = [(part.text_model, part.config.freeze_text)]
                 if part.vision_model is not None:
-                    part.vision_model.requires_grad_(not part.config.freeze_vision)
+                    encoders.append((part.vision_model, part.config.freeze_vision))
+                for encoder, frozen in encoders:
+                    if not has_adapters(encoder):
+                        encoder.requires_grad_(not frozen)
 
 
 def _check_shards(folder: Path) -> None:
@@ -129,10 +139,12 @@ class Encoders(HMGRLPreTrainedModel):
         super().__init__(config)
         width = config.text_width
         self.text_model = text_model or new_encoder(config.text_config)
+        mark_as_initialized(self.text_model)
         self.vision_model = None
         self.image_projection: Any = None
         if config.vision_config is not None:
             self.vision_model = vision_model or new_encoder(config.vision_config)
+            mark_as_initialized(self.vision_model)
             vision_width = config.vision_config.hidden_size  # type: ignore[union-attr]
             if config.projection_init == "similarity":  # without effect until trained
                 self.image_projection = Fp32Linear(vision_width, width, init_weight=zeros)
@@ -147,12 +159,23 @@ class Encoders(HMGRLPreTrainedModel):
         """Sets the token embeddings of the text encoder."""
         self.text_model.set_input_embeddings(value)
 
+    @property
+    def text_is_frozen(self) -> bool:
+        """Whether the text encoder is not trained: it is frozen and has no adapters."""
+        return self.config.freeze_text and not has_adapters(self.text_model)
+
+    @property
+    def vision_is_frozen(self) -> bool:
+        """Whether the image encoder is not trained: it is frozen and has no adapters."""
+        vision = self.vision_model
+        return vision is None or (self.config.freeze_vision and not has_adapters(vision))
+
     def train(self, mode: bool = True) -> "Encoders":
         """Sets training mode; frozen encoders stay in evaluation mode, without dropout."""
         super().train(mode)
-        if self.config.freeze_text:
+        if self.text_is_frozen:
             self.text_model.eval()
-        if self.vision_model is not None and self.config.freeze_vision:
+        if self.vision_model is not None and self.vision_is_frozen:
             self.vision_model.eval()
         return self
 
@@ -166,7 +189,7 @@ class Encoders(HMGRLPreTrainedModel):
         Returns:
             Token states, shape (B, n, d).
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_text):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.text_is_frozen):
             return self.text_model(
                 input_ids=input_ids, attention_mask=attention_mask
             ).last_hidden_state
@@ -188,7 +211,7 @@ class Encoders(HMGRLPreTrainedModel):
             raise ValueError(
                 "pixel_values: this model has no image encoder (vision_config is None)"
             )
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.vision_is_frozen):
             pixel_values = pixel_values.to(self.vision_model.dtype)
             if image_mask is None:
                 return image_states(self.vision_model, pixel_values)
@@ -297,7 +320,7 @@ class Encoders(HMGRLPreTrainedModel):
         """
         if not len(input_ids):
             raise ValueError("candidate_input_ids: got no labels, expected at least one")
-        again = torch.is_grad_enabled() and len(input_ids) > chunk and not self.config.freeze_text
+        again = torch.is_grad_enabled() and len(input_ids) > chunk and not self.text_is_frozen
         parts = []
         for start in range(0, len(input_ids), chunk):
             ids = input_ids[start : start + chunk]

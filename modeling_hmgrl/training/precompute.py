@@ -67,7 +67,7 @@ def prepare(
     images: dict[str, Callable[[], dict[str, Any]]] = {}
     if not use_images:
         splits = {name: data.remove_columns("image") for name, data in splits.items()}
-    elif config.freeze_vision:
+    elif backbone.vision_is_frozen:
         for name, data in splits.items():
             keys = [None if image is None else image_key(image) for image in data["image"]]
             column = data.select_columns("image")
@@ -77,7 +77,7 @@ def prepare(
             splits[name] = data.remove_columns("image").add_column("image_key", keys)
     samples = {name: Samples(data, processor, shows) for name, data in splits.items()}
     # If padding is not masked, states depend on the batch and cannot be cached.
-    caches_texts = config.freeze_text and config.mask_padding
+    caches_texts = backbone.text_is_frozen and config.mask_padding
     states: dict[str, StateCache | None] = {"images": None, "texts": None}
     with accelerator.main_process_first():
         if images:

@@ -1,4 +1,4 @@
-"""Labels of the generator taken in chunks: the same losses, in memory that does not grow with U²."""
+"""Labels of the generator taken in chunks: the same losses, in memory that is bounded."""
 
 import subprocess
 import sys
