@@ -58,18 +58,19 @@ def to_average(weight: Any) -> Tensor:
         weight: A parameter; a geoopt parameter if it holds points, shape (..., D + 1).
 
     Returns:
-        The weight itself, or the space parts of tangent vectors at the origin, shape (..., D).
+        The weight itself, or the space parts of tangent vectors at the origin, shape (..., D), in
+        float32 at least: a narrow average would round away the small steps towards a weight.
     """
     if not is_point(weight):
-        return weight
-    return logmap0(wide(weight.detach()), float(weight.manifold.k)).to(weight.dtype)
+        return wide(weight)
+    return logmap0(wide(weight.detach()), float(weight.manifold.k))
 
 
 def from_average(average: Tensor, weight: Any) -> Tensor:
     """Maps an average to a value of ``weight``, the inverse of :func:`to_average`."""
     if not is_point(weight):
         return average
-    return expmap0(wide(average), float(weight.manifold.k)).to(average.dtype)
+    return expmap0(average, float(weight.manifold.k))
 
 
 def is_point(weight: Any) -> bool:

@@ -73,9 +73,10 @@ def make_schedule(
 
 
 class WeightAverage:
-    """Exponential moving average of the trained weights.
+    """Exponential moving average of the trained weights, in float32 at least.
 
-    Points of the hyperboloid are averaged in the tangent space at its origin.
+    Points of the hyperboloid are averaged in the tangent space at its origin. Frozen weights and
+    buffers, such as counters and running statistics, are not averaged: their current values apply.
 
     Args:
         model: Model.
@@ -110,20 +111,25 @@ class WeightAverage:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Replaces the weights by their average within the context."""
-        points = {n: w.detach().clone() for n, w in self.weights.items() if is_point(w)}
-        averages = {n: from_average(self.averages[n], self.weights[n]) for n in points}
+        # Points and narrow weights cannot hold their average without changing it.
+        kept = {
+            n: w.detach().clone()
+            for n, w in self.weights.items()
+            if is_point(w) or w.dtype != self.averages[n].dtype
+        }
+        averages = {n: from_average(self.averages[n], self.weights[n]) for n in kept}
         self._swap(averages)
         try:
             yield
         finally:
-            self._swap(points)
+            self._swap(kept)
 
     @torch.no_grad()
-    def _swap(self, points: dict[str, torch.Tensor]) -> None:
-        """Swaps Euclidean weights with their averages, and sets the points of the hyperboloid."""
+    def _swap(self, given: dict[str, torch.Tensor]) -> None:
+        """Swaps the weights with their averages, except those that are given, which are set."""
         for name, weight in self.weights.items():
-            if name in points:
-                weight.copy_(points[name])
+            if name in given:
+                weight.copy_(given[name])
                 continue
             kept = weight.clone()
             weight.copy_(self.averages[name])
