@@ -66,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--mixed-precision",
         choices=("no", "bf16", "fp16"),
-        default="no",
-        help="precision of everything except the hyperbolic parts, which remain in float32",
+        help="precision of everything except the hyperbolic parts, which remain in float32 "
+        "(default: that of accelerate's launcher, or no)",
     )
     add(
         "--feature-dir",
@@ -122,6 +122,7 @@ def run(options: argparse.Namespace) -> None:
     scored = {name: data.splits[name] for name in SPLITS if name in options.splits}
     names = data.splits["train"].features["label"].names
     evaluator = HMGRLEvaluator(model, processor, arguments, labels, scored, names)
+    options.mixed_precision = evaluator.arguments.mixed_precision
     scores = {split: evaluator.evaluate(split) for split in SPLITS if split in options.splits}
     if not evaluator.accelerator.is_main_process:
         return

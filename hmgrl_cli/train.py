@@ -120,12 +120,18 @@ def _add_training_arguments(group: argparse._ArgumentGroup) -> None:
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
         if kind is bool:
             group.add_argument(name, action=argparse.BooleanOptionalAction, **options)
-        elif get_origin(kind) is Literal:
-            group.add_argument(name, choices=get_args(kind), **options)
+        elif choices := _choices(kind):
+            group.add_argument(name, choices=choices, **options)
         else:
             other = "FOLDER" if field.name.endswith("_dir") else "NAME"
             metavar = {int: "N", float: "X"}.get(kind, other)
             group.add_argument(name, type=kind, metavar=metavar, **options)
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    """The values of a Literal, which may be optional; empty for any other type."""
+    kinds = [part for part in get_args(kind) if get_origin(part) is Literal] or [kind]
+    return get_args(kinds[0]) if get_origin(kinds[0]) is Literal else ()
 
 
 def _help_text(description: str) -> str:

@@ -46,7 +46,7 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
     noise: dict[str, Tensor] = {}  # noqa: RUF012 - read only
     """Noise by name that replaces random draws; only tests set it."""
     gather: Gather = staticmethod(local)
-    """How losses collect tensors of all processes; :class:`HMGRLTrainer` sets it."""
+    """How losses collect tensors of all processes; :class:`HMGRLTrainer` sets it while training."""
     config: ZeroShotTypingConfig
     scorer: LabelScorer
 
@@ -323,6 +323,10 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
         Raises:
             ValueError: If no labels are given, or the spans do not fit the task.
         """
+        if labels is not None and self.gather is not local:
+            image_features, image_mask = self._declare_images(
+                input_ids, pixel_values, image_features, image_mask
+            )
         encoded = self.encode(
             input_ids,
             attention_mask,
@@ -353,6 +357,31 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
             labels,
             synthetic_embeddings,
         )
+
+    def _declare_images(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None,
+        image_features: Tensor | None,
+        image_mask: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Image states and mask of a process of a distributed run, even if it has no image.
+
+        Losses gather tensors of all processes. A process that omitted a term, because no sample of
+        its batch has an image, would leave the others waiting for its tensors.
+        """
+        vision: Any = self.config.vision_config
+        if vision is None:
+            return image_features, image_mask
+        absent = pixel_values is None and image_features is None
+        if image_mask is None or absent:
+            image_mask = input_ids.new_full((len(input_ids),), not absent, dtype=torch.bool)
+        if absent:
+            # The gradient is not used, but must be gathered where that of other processes is.
+            image_features = torch.zeros(
+                (len(input_ids), 1, vision.hidden_size), device=input_ids.device, requires_grad=True
+            )
+        return image_features, image_mask
 
     def classify(
         self,

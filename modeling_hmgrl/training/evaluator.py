@@ -1,13 +1,19 @@
 """Evaluation of models with the interface of HMGRLForZeroShotTyping, in one or more processes."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import ProjectConfiguration, send_to_device, set_seed
+from accelerate.utils import (
+    ProjectConfiguration,
+    parse_choice_from_env,
+    send_to_device,
+    set_seed,
+)
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.utils import logging
@@ -50,12 +56,13 @@ class HMGRLEvaluator:
         data_report: dict[str, Any] | None = None,
         method: str = "hmgrl",
     ) -> None:
-        self.processor, self.arguments, self.labels = processor, arguments, labels
+        self.processor, self.labels = processor, labels
         self.method, self.data_report = method, data_report or {}
         self.output_dir = Path(arguments.output_dir)
         self.output_dir.mkdir(parents=True, exist_ok=True)
+        launched = parse_choice_from_env("ACCELERATE_MIXED_PRECISION", "no")
         self.accelerator = Accelerator(
-            mixed_precision=arguments.mixed_precision,
+            mixed_precision=arguments.mixed_precision or launched,
             gradient_accumulation_steps=arguments.gradient_accumulation_steps,
             log_with=None if arguments.tracker == "none" else arguments.tracker,
             project_config=ProjectConfiguration(
@@ -64,7 +71,9 @@ class HMGRLEvaluator:
             # In a batch without images, the parameters of the image branch have no gradient.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )
-        set_seed(arguments.seed)
+        # The precision in use, which is part of the report and must not change on resuming.
+        self.arguments = replace(arguments, mixed_precision=self.accelerator.mixed_precision)
+        set_seed(arguments.seed, device_specific=True)  # noise differs between processes
         self.model, self.model_class = model.to(self.accelerator.device), type(model)
         if arguments.gradient_checkpointing:
             # transformers renamed the method in version 5.23.

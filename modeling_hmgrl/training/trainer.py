@@ -13,10 +13,12 @@ from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from ..adapters import has_adapters
 from ..metrics.calibration import best_gamma, calibrated
 from ..metrics.gzs_scores import evaluate_scores
 from ..metrics.label_sets import LabelSets
 from ..metrics.temperature_scaling import best_temperature
+from ..outputs import local
 from ..processing_hmgrl import HMGRLProcessor
 from ..reports.run_report import PARTS, epoch_line, write_run_files
 from ..storage import write_json
@@ -143,8 +145,12 @@ class HMGRLTrainer(HMGRLEvaluator):
             OSError: If the folder cannot be written, or another process trains in it.
             ValueError: If the checkpoint to resume from is of another run.
         """
-        with run_folder(self.accelerator, self.arguments):
-            return self._train(extra or {})
+        model = self.model
+        try:
+            with run_folder(self.accelerator, self.arguments):
+                return self._train(extra or {})
+        finally:  # after the run, one process may use the model without the others
+            model.gather = local
 
     def _train(self, extra: dict[str, Any]) -> dict[str, Any]:
         arguments, accelerator = self.arguments, self.accelerator
@@ -190,7 +196,7 @@ class HMGRLTrainer(HMGRLEvaluator):
             **self._label_inputs(self.labels.seen),
             **self._label_inputs(self.labels.generator, "synthetic"),
         }
-        if not self.model.config.freeze_text:
+        if not self.model.encoders.text_is_frozen:
             return inputs
         return {
             f"{name}_embeddings": self.model.encode_labels(
@@ -292,6 +298,8 @@ class HMGRLTrainer(HMGRLEvaluator):
                 "hyperbolic_translation: expected False, as the engine shards the weights and the "
                 "Riemannian optimizer requires whole points"
             )
+        if accelerator.distributed_type in _SHARDED and has_adapters(self.model):
+            raise ValueError("adapters of PEFT: expected none, as the engine shards the weights")
         # Not prepared by accelerate, which steps a schedule once per process, with other rounding.
         schedule = make_schedule(optimizer, arguments, total)
         if arguments.ema_decay:
@@ -417,8 +425,9 @@ class HMGRLTrainer(HMGRLEvaluator):
     def load_best(self) -> None:
         """Loads the best model, with its gamma and temperature, from ``output_dir``."""
         best = self.model_class.from_pretrained(self.output_dir)
-        if self.accelerator.distributed_type in _SHARDED:
-            self.model = best.to(self.accelerator.device)  # unsharded, in each process
+        if self.accelerator.distributed_type in _SHARDED or has_adapters(self.model):
+            # unsharded, in each process, and with merged adapters
+            self.model = best.to(self.accelerator.device)
             return
         self.model.load_state_dict(best.state_dict())
         for name in ("calibration_gamma", "probability_temperature"):

@@ -25,11 +25,12 @@ class HMGRLTrainingArguments:
         gradient_accumulation_steps: Batches per optimizer step. The contrastive loss is computed
             within each batch.
         gradient_checkpointing: Whether encoders recompute their states to save memory.
-        mixed_precision: "no", "bf16" or "fp16"; hyperbolic operations remain in float32.
+        mixed_precision: "no", "bf16" or "fp16"; None for that of accelerate's launcher, or else
+            "no". Hyperbolic operations remain in float32.
         balanced: Whether to balance the labels of batches; otherwise samples are shuffled.
         metric: Overall metric on validation by which gamma and the best checkpoint are chosen.
         patience: Number of epochs without improvement after which training ends; 0 to disable.
-        seed: Seed of initialisation, order and noise.
+        seed: Seed of initialisation, order and noise; each process draws different noise.
         log_steps: Number of steps between log entries.
         tracker: Name of a tracker of accelerate, or "none".
         feature_dir: Folder of the cached states of frozen encoders.
@@ -69,7 +70,7 @@ class HMGRLTrainingArguments:
     max_grad_norm: float = 1.0
     gradient_accumulation_steps: int = 1
     gradient_checkpointing: bool = False
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     balanced: bool = True
     metric: Literal["f1", "accuracy"] = "f1"
     patience: int = 0

@@ -95,3 +95,48 @@ def test_configurations_are_read_by_accelerate(path):
     config = load_config_from_file(str(path))
     assert config.num_processes > 1
     assert config.mixed_precision == "bf16"
+
+
+def ranks(folder, processes=2, launcher=(), **options):
+    """Results of :mod:`run_ranks` by process."""
+    module = ["accelerate.commands.launch", "--cpu", f"--num_processes={processes}", *launcher]
+    module += ["--num_machines=1", "--dynamo_backend=no"]
+    if not launcher:
+        module = ["torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
+    command = [sys.executable, "-m", *module, str(SCRIPT.with_name("run_ranks.py")), str(folder)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, json.dumps(options)],
+        capture_output=True, text=True, env=environment, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / f"rank-{n}.json").read_text()) for n in range(processes)]
+
+
+def test_processes_share_weights_and_draw_different_noise(tmp_path):
+    first, second = ranks(tmp_path, what="trainer")
+    assert first["weights"] == second["weights"]
+    assert first["noise"] != second["noise"]
+    [alone] = ranks(tmp_path, 1, what="trainer")
+    assert first["noise"] == alone["noise"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "bf16"), ({"mixed_precision": "no"}, "no")], ids=["none", "no"]
+)
+def test_the_precision_of_the_launcher_applies_unless_one_is_given(tmp_path, given, expected):
+    [found] = ranks(tmp_path, 1, ["--mixed_precision=bf16"], what="trainer", **given)
+    assert (found["used"], found["reported"]) == (expected, expected)
+
+
+@pytest.mark.parametrize("method", ["hmgrl", "mg_vmoe"])
+@pytest.mark.parametrize("freeze_vision", [True, False])
+def test_a_process_without_images_does_not_block_the_others(tmp_path, method, freeze_vision):
+    found = ranks(tmp_path, what="images", method=method, freeze_vision=freeze_vision)
+    assert found[0]["gradient"] == pytest.approx(found[1]["gradient"], rel=1e-6)
+    for rows in zip(*(rank["losses"] for rank in found), strict=True):
+        assert rows[0].keys() == rows[1].keys()
+        assert "contrastive" in rows[0] or method == "mg_vmoe"
+        assert all(math.isfinite(value) for row in rows for value in row.values())
+        if "contrastive" in rows[0]:  # of the whole batch
+            assert rows[0]["contrastive"] == pytest.approx(rows[1]["contrastive"], rel=1e-5)

@@ -12,6 +12,7 @@ from transformers import pipeline
 from modeling_hmgrl import HMGRLForZeroShotTyping, HMGRLTrainer, HMGRLTrainingArguments
 from modeling_hmgrl.baselines import label_similarity, majority
 from modeling_hmgrl.metrics.label_sets import LabelSets
+from modeling_hmgrl.outputs import local
 from modeling_hmgrl.reports.model_card import make_card
 
 PARTS = ("seen", "unseen", "overall")
@@ -181,3 +182,15 @@ def test_arguments_are_checked():
         with pytest.raises(ValueError, match=next(iter(wrong))):
             HMGRLTrainingArguments("run", **wrong)
     assert HMGRLTrainingArguments.paper("typing")["batch_size"] == 14
+
+
+def test_after_a_run_losses_gather_nothing(tmp_path):
+    trainer = make_trainer(tmp_path / "a", epochs=1)
+    trainer.train()
+    assert trainer.model.gather is local
+    broken = make_trainer(tmp_path / "b", log_steps=1)
+    with torch.no_grad():
+        broken.model.scorer.log_scale.fill_(math.nan)
+    with pytest.raises(FloatingPointError):
+        broken.train()
+    assert broken.model.gather is local
