@@ -116,7 +116,9 @@ def _add_training_arguments(group: argparse._ArgumentGroup) -> None:
         default: Any = DEFAULT_FOLDER if field.name == "output_dir" else field.default
         name, kind = "--" + field.name.replace("_", "-"), kinds[field.name]
         shown = default if kind is not bool else "yes" if default else "no"
-        text = f"{_help_text(texts[field.name])} (default: {shown})".replace("%", "%%")
+        text = _help_text(texts[field.name]).replace("%", "%%")
+        if default is not None:  # otherwise the text says what applies
+            text += f" (default: {shown})"
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text}
         if kind is bool:
             group.add_argument(name, action=argparse.BooleanOptionalAction, **options)

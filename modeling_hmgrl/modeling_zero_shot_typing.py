@@ -324,7 +324,7 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
             ValueError: If no labels are given, or the spans do not fit the task.
         """
         if labels is not None and self.gather is not local:
-            image_features, image_mask = self._declare_images(
+            pixel_values, image_features, image_mask = self._declare_images(
                 input_ids, pixel_values, image_features, image_mask
             )
         encoded = self.encode(
@@ -364,24 +364,26 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
         pixel_values: Tensor | None,
         image_features: Tensor | None,
         image_mask: Tensor | None,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Image states and mask of a process of a distributed run, even if it has no image.
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Image inputs and mask of a process of a distributed run, even if it has no image.
 
-        Losses gather tensors of all processes. A process that omitted a term, because no sample of
-        its batch has an image, would leave the others waiting for its tensors.
+        Losses gather tensors of all processes, forward and backward. A process that omitted a term
+        or an encoder, because no sample of its batch has an image, would leave the others waiting.
         """
         vision: Any = self.config.vision_config
         if vision is None:
-            return image_features, image_mask
+            return pixel_values, image_features, image_mask
+        size, device = len(input_ids), input_ids.device
         absent = pixel_values is None and image_features is None
         if image_mask is None or absent:
-            image_mask = input_ids.new_full((len(input_ids),), not absent, dtype=torch.bool)
-        if absent:
-            # The gradient is not used, but must be gathered where that of other processes is.
-            image_features = torch.zeros(
-                (len(input_ids), 1, vision.hidden_size), device=input_ids.device, requires_grad=True
-            )
-        return image_features, image_mask
+            image_mask = torch.full((size,), not absent, device=device)
+        if absent and self.encoders.vision_is_frozen:
+            image_features = torch.zeros(size, 1, vision.hidden_size, device=device)
+        elif absent:
+            edges = vision.image_size
+            edges = (edges, edges) if isinstance(edges, int) else tuple(edges)
+            pixel_values = torch.zeros(size, vision.num_channels, *edges, device=device)
+        return pixel_values, image_features, image_mask
 
     def classify(
         self,

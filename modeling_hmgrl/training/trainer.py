@@ -289,8 +289,6 @@ class HMGRLTrainer(HMGRLEvaluator):
             # DeepSpeed infers the size from a loader, but prepares none here.
             plugin = accelerator.state.deepspeed_plugin.deepspeed_config
             plugin["train_micro_batch_size_per_gpu"] = arguments.batch_size
-        if arguments.compile:
-            self.model.compile(dynamic=True)
         optimizer = make_optimizer(self.model, arguments)
         self.model.gather = gather_with_gradient
         if accelerator.distributed_type in _SHARDED and any(map(is_point, self.model.parameters())):

@@ -35,7 +35,6 @@ class HMGRLTrainingArguments:
         tracker: Name of a tracker of accelerate, or "none".
         feature_dir: Folder of the cached states of frozen encoders.
         progress: Whether to show progress bars.
-        compile: Whether to compile the model by torch.compile, which slows down the first steps.
         ema_decay: Decay of an exponential moving average of the weights, which replaces them in
             evaluation and in the saved model; 0 to disable.
         save_epochs: Number of epochs between checkpoints for resuming; 0 for none.
@@ -79,7 +78,6 @@ class HMGRLTrainingArguments:
     tracker: str = "tensorboard"
     feature_dir: str = ".cache/features"
     progress: bool = True
-    compile: bool = False
     ema_decay: float = 0.0
     save_epochs: int = 1
     save_steps: int = 0

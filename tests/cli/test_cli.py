@@ -66,7 +66,7 @@ def test_help_names_every_option_with_a_text(name):
 def test_help_of_training_says_what_the_arguments_mean():
     texts = attribute_docs(HMGRLTrainingArguments)
     assert set(texts) == HMGRLTrainingArguments.names()
-    assert texts["compile"].endswith("slows down the first steps.")  # its second line
+    assert texts["ema_decay"].endswith("in the saved model; 0 to disable.")  # its second line
     shown = " ".join(make_parser("train")._subparsers._group_actions[0].choices["train"]
                      .format_help().split())  # fmt: skip
     assert "learning rate of the encoders (default: 2e-05)" in shown

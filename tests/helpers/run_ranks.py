@@ -14,9 +14,20 @@ from modeling_hmgrl.training.collectives import gather_with_gradient
 RANK = int(os.environ.get("RANK", "0"))
 
 
-def images_on_one_process(method: str, **settings: object) -> dict[str, object]:
-    """A step in which only the first process has images, none of them masked."""
+def images_on_one_process() -> dict[str, object]:
+    """Steps of several models in which only the first process has images."""
     torch.distributed.init_process_group("gloo")
+    found = {
+        f"{method} {freeze}": steps_of(method, freeze_vision=freeze)
+        for method in ("hmgrl", "mg_vmoe")
+        for freeze in (True, False)
+    }
+    torch.distributed.destroy_process_group()
+    return found
+
+
+def steps_of(method: str, **settings: object) -> dict[str, object]:
+    """Losses of two steps; the images that there are have no mask."""
     model = tiny_method(method, **settings).train()
     model.gather = gather_with_gradient
     engine = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
@@ -28,7 +39,6 @@ def images_on_one_process(method: str, **settings: object) -> dict[str, object]:
         output.loss.backward()
         losses.append({name: term.item() for name, term in output.loss_terms.items()})
     gradient = model.scorer.sample_projection.weight.grad
-    torch.distributed.destroy_process_group()
     return {"losses": losses, "gradient": gradient.abs().sum().item()}
 
 

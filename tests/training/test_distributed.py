@@ -107,7 +107,7 @@ def ranks(folder, processes=2, launcher=(), **options):
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, json.dumps(options)],
-        capture_output=True, text=True, env=environment, check=False, timeout=120,
+        capture_output=True, text=True, env=environment, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads((folder / f"rank-{n}.json").read_text()) for n in range(processes)]
@@ -129,14 +129,13 @@ def test_the_precision_of_the_launcher_applies_unless_one_is_given(tmp_path, giv
     assert (found["used"], found["reported"]) == (expected, expected)
 
 
-@pytest.mark.parametrize("method", ["hmgrl", "mg_vmoe"])
-@pytest.mark.parametrize("freeze_vision", [True, False])
-def test_a_process_without_images_does_not_block_the_others(tmp_path, method, freeze_vision):
-    found = ranks(tmp_path, what="images", method=method, freeze_vision=freeze_vision)
-    assert found[0]["gradient"] == pytest.approx(found[1]["gradient"], rel=1e-6)
-    for rows in zip(*(rank["losses"] for rank in found), strict=True):
-        assert rows[0].keys() == rows[1].keys()
-        assert "contrastive" in rows[0] or method == "mg_vmoe"
-        assert all(math.isfinite(value) for row in rows for value in row.values())
-        if "contrastive" in rows[0]:  # of the whole batch
-            assert rows[0]["contrastive"] == pytest.approx(rows[1]["contrastive"], rel=1e-5)
+def test_a_process_without_images_does_not_block_the_others(tmp_path):
+    first, second = ranks(tmp_path, what="images")
+    assert len(first) == 4
+    for name, one in first.items():
+        two = second[name]
+        assert one["gradient"] == pytest.approx(two["gradient"], rel=1e-6), name
+        for a, b in zip(one["losses"], two["losses"], strict=True):
+            assert a.keys() == b.keys()
+            assert all(math.isfinite(value) for value in (*a.values(), *b.values()))
+            assert a["contrastive"] == pytest.approx(b["contrastive"], rel=1e-5)  # of all images
