@@ -380,7 +380,7 @@ class ZeroShotTypingModel(HMGRLPreTrainedModel):
         if absent and self.encoders.vision_is_frozen:
             image_features = torch.zeros(size, 1, vision.hidden_size, device=device)
         elif absent:
-            edges = vision.image_size
+            edges = getattr(vision, "image_size", 224)
             edges = (edges, edges) if isinstance(edges, int) else tuple(edges)
             pixel_values = torch.zeros(size, vision.num_channels, *edges, device=device)
         return pixel_values, image_features, image_mask
