@@ -9,7 +9,8 @@ documented endpoint, limits the size of requests, and rejects all others.
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ MAX_UPLOAD_BYTES = 20_000_000
 MAX_STORED_BYTES = 1_000_000_000
 """Maximum total size of uploads."""
 
+MAX_STORED_FILES = 2_000
+"""Maximum number of uploads."""
+
 MAX_UPLOAD_AGE = 3_600
 """Time in seconds after which uploads are deleted."""
 
@@ -33,6 +37,8 @@ _FORM_BYTES = 10_000  # overhead of the form around the file
 
 _FILE = "/gradio_api/file="
 _UPLOAD = "/gradio_api/upload"
+_JOIN = "/gradio_api/queue/join"
+_BOUNDARY = re.compile(rb"boundary=\"?([^\";,\s]+)", re.IGNORECASE)
 
 _READ = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/(assets|static)(/[\w-][\w.-]*)+"
@@ -77,6 +83,8 @@ class RequestFilter:
         folder: Folder of uploads and examples, the only one from which files are served.
         max_upload_bytes: Maximum size of an image file.
         max_stored_bytes: Maximum total size of the folder; beyond it, uploads are rejected.
+        max_stored_files: Maximum number of files in the folder, likewise.
+        functions: Indices of the functions that may be called; all if None.
     """
 
     def __init__(
@@ -85,9 +93,12 @@ class RequestFilter:
         folder: Path,
         max_upload_bytes: int = MAX_UPLOAD_BYTES,
         max_stored_bytes: int = MAX_STORED_BYTES,
+        max_stored_files: int = MAX_STORED_FILES,
+        functions: Collection[int] | None = None,
     ) -> None:
         self.app, self.folder = app, folder.resolve()
         self.max_upload_bytes, self.max_stored_bytes = max_upload_bytes, max_stored_bytes
+        self.max_stored_files, self.functions = max_stored_files, functions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Rejects a request, or passes it on to the application."""
@@ -97,18 +108,22 @@ class RequestFilter:
         if scope["type"] != "http":  # the page opens no websocket
             return
 
+        started = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
         try:
-            receive = await self._check(scope, receive)
+            checked = await self._check(scope, receive)
+            await self.app(scope, checked, send_with_headers)  # may read too large a body
         except _RejectedError as error:
-            response = JSONResponse({"detail": error.message}, status_code=error.status)
-            await response(scope, receive, send_with_headers)
-        else:
-            await self.app(scope, receive, send_with_headers)
+            if not started:
+                response = JSONResponse({"detail": error.message}, status_code=error.status)
+                await response(scope, receive, send_with_headers)
 
     async def _check(self, scope: Scope, receive: Receive) -> Receive:
         """Checks a request and returns the callable from which to read its body."""
@@ -122,17 +137,25 @@ class RequestFilter:
             raise _RejectedError(404, "Not found")
         is_upload = path.startswith(_UPLOAD)
         limit = self.max_upload_bytes + _FORM_BYTES if is_upload else MAX_JSON_BYTES
-        stated = dict(scope["headers"]).get(b"content-length", b"0").decode("latin-1")
+        headers = dict(scope["headers"])
+        stated = headers.get(b"content-length", b"0").decode("latin-1")
         if not stated.isdecimal() or int(stated) > limit:
             raise _RejectedError(413, f"Too large: expected at most {limit:,} bytes")
         if is_upload:
-            if _delete_old(self.folder) + limit > self.max_stored_bytes:
-                raise _RejectedError(503, "Too many uploads are stored, try again later")
-            return _limit(receive, limit)
+            size, count = _delete_old(self.folder)
+            if size + limit > self.max_stored_bytes or count >= self.max_stored_files:
+                raise _RejectedError(429, "Too many uploads are stored, try again later")
+            return _limit(receive, limit, _delimiter(headers.get(b"content-type", b"")))
         body = await _read_body(receive, limit)
-        if not self._contains_uploads_only(body):
+        try:
+            content = json.loads(body)
+        except (ValueError, RecursionError):
+            raise _RejectedError(400, "Expected JSON") from None
+        if not self._contains_uploads_only(content):
             message = "Expected pictures that were uploaded here, not URLs or other files"
             raise _RejectedError(400, message)
+        if path.startswith(_JOIN) and not self._calls_a_function(content):
+            raise _RejectedError(404, "Not found: the page has no such function")
         return _replay(body, receive)
 
     def _is_inside(self, path: str) -> bool:
@@ -143,17 +166,17 @@ class RequestFilter:
             return False
         return self.folder in resolved.parents
 
-    def _contains_uploads_only(self, body: bytes) -> bool:
-        try:
-            found = list(_files(json.loads(body)))
-        except (ValueError, RecursionError):
-            return False
+    def _calls_a_function(self, content: Any) -> bool:
+        index = content.get("fn_index") if isinstance(content, dict) else None
+        return self.functions is None or (type(index) is int and index in self.functions)
+
+    def _contains_uploads_only(self, content: Any) -> bool:
         return all(
             isinstance(file["path"], str)
             and self._is_inside(file["path"])
             # a data URL contains its own image, whose number of pixels is not limited
             and not str(file.get("url") or "").startswith("data:")
-            for file in found
+            for file in _files(content)
         )
 
 
@@ -170,22 +193,27 @@ def _files(value: Any) -> Iterator[dict[str, Any]]:
             stack.extend(part)
 
 
-def _delete_old(folder: Path) -> int:
-    """Deletes files older than ``MAX_UPLOAD_AGE``, and returns the total size of the others.
+def _delete_old(folder: Path) -> tuple[int, int]:
+    """Deletes files older than ``MAX_UPLOAD_AGE``, and returns size and number of the others.
 
-    Gradio deletes uploads itself, except for incomplete ones.
+    Gradio deletes uploads itself, except for incomplete ones and for folders.
     """
-    total, oldest = 0, time.time() - MAX_UPLOAD_AGE
+    size, count, oldest = 0, 0, time.time() - MAX_UPLOAD_AGE
     for path in folder.rglob("*"):
         try:
             state = path.stat()
-            if path.is_file() and state.st_mtime < oldest:
+            is_old = state.st_mtime < oldest
+            if is_old and path.is_dir():
+                with suppress(OSError):  # not empty
+                    path.rmdir()
+            elif is_old:
                 path.unlink()
             else:
-                total += state.st_size
+                size += state.st_size
+                count += path.is_file()
         except FileNotFoundError:  # deleted in the meantime
             continue
-    return total
+    return size, count
 
 
 async def _read_body(receive: Receive, limit: int) -> bytes:
@@ -201,15 +229,30 @@ async def _read_body(receive: Receive, limit: int) -> bytes:
             return b"".join(parts)
 
 
-def _limit(receive: Receive, limit: int) -> Receive:
-    """Disconnects when a body, whose length may not be declared, exceeds the limit."""
-    size = 0
+def _delimiter(content_type: bytes) -> bytes:
+    """What separates the parts of a form; empty if the header does not say so."""
+    found = _BOUNDARY.search(content_type)
+    return b"--" + found[1] if found else b""
+
+
+def _limit(receive: Receive, limit: int, delimiter: bytes) -> Receive:
+    """Rejects a body, whose length may not be declared, that is too large or has several parts."""
+    size, delimiters, rest = 0, 0, b""
 
     async def limited() -> Message:
-        nonlocal size
+        nonlocal size, delimiters, rest
         message = await receive()
-        size += len(message.get("body", b""))
-        return message if size <= limit else {"type": "http.disconnect"}
+        body = message.get("body", b"")
+        size += len(body)
+        if size > limit:
+            raise _RejectedError(413, f"Too large: expected at most {limit:,} bytes")
+        if delimiter:  # one precedes the part and one follows it
+            joined = rest + body
+            delimiters += joined.count(delimiter)
+            rest = joined[max(len(joined) - len(delimiter) + 1, 0) :]
+            if delimiters > 2:
+                raise _RejectedError(413, "Too many files: expected one")
+        return message
 
     return limited
 

@@ -190,6 +190,8 @@ def launch(page: gr.Blocks, folder: Path, host: str | None, port: int | None) ->
         host: Address to listen on; None takes ``GRADIO_SERVER_NAME`` or 127.0.0.1.
         port: Port; None takes ``GRADIO_SERVER_PORT`` or the first free port from 7860 on.
     """
+    # The others are computed in the browser.
+    functions = {index for index, one in page.fns.items() if one.fn is not None}
     page.queue(max_size=_MAX_QUEUE, default_concurrency_limit=4, api_open=False)
     page.launch(
         server_name=host,
@@ -199,7 +201,7 @@ def launch(page: gr.Blocks, folder: Path, host: str | None, port: int | None) ->
         max_file_size=MAX_UPLOAD_BYTES,
         max_threads=8,
         state_session_capacity=_MAX_SESSIONS,
-        app_kwargs={"middleware": [Middleware(RequestFilter, folder=folder)]},
+        app_kwargs={"middleware": [Middleware(RequestFilter, folder=folder, functions=functions)]},
         footer_links=[],
         run_history=False,
         ssr_mode=False,

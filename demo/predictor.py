@@ -185,6 +185,7 @@ def _as_data(found: Explanation, seen: set[str], gamma: float | None) -> dict[st
         ],
         "gamma": None if gamma is None else _round(gamma),
         "window": prediction["window"],
+        "warnings": prediction["warnings"],
         "explanation": {
             "method": found.method,
             "label": found.label,

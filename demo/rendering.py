@@ -63,6 +63,7 @@ def result(
     """
     parts = [
         _prediction(found, seen),
+        _warnings(found.prediction["warnings"]),
         _window(text, found.prediction["window"]),
         _bars(found, seen, gamma),
         _explanation(text, spans, image, found, lengths),
@@ -79,6 +80,13 @@ def _prediction(found: Explanation, seen: set[str]) -> str:
         f'<p class="hm-answer"><span class="hm-label" dir="auto">{escape(label)}</span> '
         f'<span class="hm-chance">{probability}</span> '
         f'<span class="hm-kind {_kind(label, seen)}">{kind}</span></p>'
+    )
+
+
+def _warnings(warnings: Sequence[str]) -> str:
+    return "".join(
+        f'<p class="hm-note" dir="auto"><strong>Caution:</strong> {escape(warning)}</p>'
+        for warning in warnings
     )
 
 

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from datasets import disable_progress_bars
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
-from safetensors import SafetensorError
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from transformers import AutoConfig
 from transformers.utils import logging
 
@@ -42,6 +41,11 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
+        exists = not isinstance(error, OSError | HFValidationError)
+        if Path(name).is_dir():
+            exists = (Path(name) / "config.json").is_file()
+        if exists:
+            raise ValueError(f"--model {name}: the configuration is invalid ({error})") from error
         found = (
             "the folder contains no model"
             if Path(name).is_dir()
@@ -56,15 +60,11 @@ def load_model(
             f"--model {name}: got a model of type {config.model_type!r}, expected one of {known}"
         )
     try:
-        model, info = method.from_pretrained(name, revision=revision, output_loading_info=True)
-    except SafetensorError as error:
-        raise ValueError(f"--model {name}: the weights are damaged ({error})") from error
-    if missing := sorted(info["missing_keys"]):  # transformers initialises them at random
-        raise ValueError(
-            f"--model {name}: {len(missing)} weights are missing from its files, such as "
-            f"{missing[0]}"
-        )
-    return model.eval(), HMGRLProcessor.from_pretrained(name, revision=revision)
+        model = method.from_pretrained(name, revision=revision)
+        return model.eval(), HMGRLProcessor.from_pretrained(name, revision=revision)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{name}: ")
+        raise ValueError(f"--model {name}: {reason}") from error
 
 
 def method_name(config: Any) -> str:

@@ -4,8 +4,10 @@ Each input line is a JSON object with the fields `text` and `mention` or `spans`
 `occurrence`, `image` (a path inside --image-dir) and `labels`. Other fields are passed through, so
 records of a data set can be used unchanged. Each output line is the input line with the additional
 field `prediction`, which contains the best labels with their scores and probabilities (six
-significant digits). Blank lines are skipped. Memory use does not depend on the length of the input.
-The output must be neither a symbolic link nor a file that the command reads.
+significant digits), and `warnings`, such as that a mention consists only of words unknown to the
+model; the summary counts the lines that have some. Blank lines are skipped. Memory use does not
+depend on the length of the input. The output must be neither a symbolic link nor a file that the
+command reads.
 """
 
 import argparse

@@ -139,7 +139,8 @@ class Predictor:
             if error is not None and self.stop:
                 self.writer.flush()
                 raise ValueError(f"{error} (use --on-error skip to continue past invalid lines)")
-            self.writer.write(_output_line(line, prediction, error), error is not None)
+            warned = error is None and bool(prediction["warnings"])
+            self.writer.write(_output_line(line, prediction, error), error is not None, warned)
             if (chunk := line.chunk) is not None:
                 self.writer.commit(chunk.index + 1, chunk.lines, chunk.digest)
             yield
@@ -424,6 +425,8 @@ class PredictionJob:
             parts.append(f"{before:,} of them by {others}earlier runs")
         if progress.bad:
             parts.append(f"{progress.bad:,} of them invalid, see their field `error`")
+        if progress.warned:
+            parts.append(f"{progress.warned:,} of them with `warnings` in their prediction")
         if self.blank:
             parts.append(f"{self.blank:,} blank lines skipped")
         if self.predicted:

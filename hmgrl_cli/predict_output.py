@@ -44,6 +44,7 @@ class Progress:
         bytes: Number of bytes written.
         answered: Number of lines written.
         bad: Number of these that hold an error.
+        warned: Number of these whose prediction has warnings.
         finished: Whether the input was processed completely.
     """
 
@@ -53,6 +54,7 @@ class Progress:
     bytes: int = 0
     answered: int = 0
     bad: int = 0
+    warned: int = 0
     finished: bool = False
 
 
@@ -87,6 +89,8 @@ def read_progress(path: Path, choices: Mapping[str, Any]) -> Progress:
         raise FileNotFoundError(_NO_PROGRESS.format(path=path, name=source.name))
     try:
         content = load_json(source)
+        if isinstance(content, dict):
+            content.setdefault("warned", 0)  # missing in files of earlier versions
         progress = Progress(**{field.name: content[field.name] for field in fields(Progress)})
         before = dict(content["choices"])
         for field in fields(Progress):
@@ -130,7 +134,8 @@ class PredictionWriter:
     ) -> None:
         self.progress = progress
         self._stream, self._path, self._choices = stream, path, choices or {}
-        self._bytes, self._answered, self._bad = progress.bytes, progress.answered, progress.bad
+        self._bytes, self._answered = progress.bytes, progress.answered
+        self._bad, self._warned = progress.bad, progress.warned
 
     @classmethod
     def open(cls, path: Path, choices: Mapping[str, Any], resume: bool) -> "PredictionWriter":
@@ -155,12 +160,13 @@ class PredictionWriter:
         stream.truncate(progress.bytes)
         return cls(stream, progress, path, choices)
 
-    def write(self, line: bytes, bad: bool) -> None:
-        """Writes a line, which is ``bad`` if it holds an error."""
+    def write(self, line: bytes, bad: bool, warned: bool = False) -> None:
+        """Writes a line, and whether it holds an error or a prediction with warnings."""
         self._stream.write(line)
         self._bytes += len(line)
         self._answered += 1
         self._bad += bad
+        self._warned += warned
 
     def flush(self) -> None:
         """Flushes the stream."""
@@ -170,7 +176,14 @@ class PredictionWriter:
         """Records that a chunk is complete; see :class:`Progress`."""
         self.flush()
         self.progress = Progress(
-            chunks, lines, digest, self._bytes, self._answered, self._bad, finished
+            chunks,
+            lines,
+            digest,
+            self._bytes,
+            self._answered,
+            self._bad,
+            self._warned,
+            finished,
         )
         if self._path is not None:
             write_progress(self._path, self.progress, self._choices)
@@ -315,6 +328,7 @@ def merge(path: Path, count: int, size: int, choices: Mapping[str, Any]) -> Prog
         sum(state.bytes for state in states),
         sum(state.answered for state in states),
         sum(state.bad for state in states),
+        sum(state.warned for state in states),
         finished=True,
     )
     with atomic_path(path) as partial, ExitStack() as stack:

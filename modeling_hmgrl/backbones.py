@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -18,6 +18,8 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging
 
 from .adapters import without_wrapper
+from .config_checks import check_implementations, check_numbers
+from .storage import check_complete, check_finite
 
 TOWERS = {"text": "text_config", "image": "vision_config"}
 """Configuration of each tower in that of a checkpoint with both, such as CLIP's or SigLIP's."""
@@ -113,14 +115,26 @@ def _without_head(config: Any) -> Any:
     return config
 
 
-def new_encoder(config: Any) -> PreTrainedModel:
-    """Creates an encoder with new weights."""
-    if config.model_type in _CLASSES:
-        return model_class_of(config)._from_config(_without_head(config))
-    # a configuration may name code of its own, which is never executed
-    return AutoModel.from_config(
-        _without_head(config), trust_remote_code=False, **without_pooler(config)
-    )
+def new_encoder(config: Any, field: str = "config") -> PreTrainedModel:
+    """Creates an encoder with new weights.
+
+    Args:
+        config: Configuration of the encoder.
+        field: Name of the configuration in errors.
+
+    Raises:
+        ValueError: If its values do not fit together, or its size is impossible.
+    """
+    try:
+        if config.model_type in _CLASSES:
+            return model_class_of(config)._from_config(_without_head(config))
+        # a configuration may name code of its own, which is never executed
+        return AutoModel.from_config(
+            _without_head(config), trust_remote_code=False, **without_pooler(config)
+        )
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{field}: an encoder cannot be created from it ({reason})") from error
 
 
 def encoder_config(encoder: str, side: str) -> Any:
@@ -134,8 +148,12 @@ def encoder_config(encoder: str, side: str) -> Any:
         The configuration, that of one tower of a checkpoint with two.
 
     Raises:
-        ValueError: See :func:`check_encoder`.
+        ValueError: See :func:`check_encoder`; also if a size is impossible, or the configuration
+            requests code of the Hub.
     """
+    fields, _ = PreTrainedConfig.get_config_dict(encoder)
+    check_implementations(fields, f"encoder {encoder!r}")
+    check_numbers(fields, f"encoder {encoder!r}")
     config = tower_config(AutoConfig.from_pretrained(encoder), side)
     check_encoder(config, side, repr(encoder))
     return config
@@ -164,21 +182,28 @@ def pretrained_encoder(encoder: str | PreTrainedModel, side: str) -> PreTrainedM
         The encoder.
 
     Raises:
-        ValueError: If it cannot be used for texts or images, or its checkpoint is incomplete.
+        ValueError: If it cannot be used for texts or images, or its weights are incomplete, of
+            another shape or not finite.
     """
     if not isinstance(encoder, str):
         return _loaded_encoder(encoder, side)
     config = _without_head(encoder_config(encoder, side))
     load: Any = model_class_of(config) if config.model_type in _CLASSES else AutoModel
+    return _checked(load, encoder, config=config, **without_pooler(config))
+
+
+def _checked(load: Any, encoder: str, **options: Any) -> PreTrainedModel:
+    """Loads an encoder and checks its weights."""
     with _quietly():  # pooler and heads of a checkpoint are not loaded on purpose
         model, info = load.from_pretrained(
-            encoder, config=config, output_loading_info=True, **without_pooler(config)
+            encoder,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, with their names
+            **options,
         )
-    if info["missing_keys"]:
-        raise ValueError(
-            f"encoder {encoder!r}: its checkpoint lacks {sorted(info['missing_keys'])[:5]}, "
-            f"expected all weights of {type(model).__name__}"
-        )
+    name, weights = f"encoder {encoder!r}", model.state_dict()
+    check_complete(name, info["missing_keys"], info["mismatched_keys"], len(weights))
+    check_finite(name, weights)
     return model
 
 
@@ -215,8 +240,7 @@ def aligning_projection(encoder: str | PreTrainedModel) -> Tensor | None:
     if tower_config(config, "image") is config or not hasattr(config, "projection_dim"):
         return None
     if isinstance(encoder, str):
-        with _quietly():
-            encoder = AutoModel.from_pretrained(encoder, config=config)
+        encoder = _checked(AutoModel, encoder, config=config)
     layers = [getattr(encoder, name, None) for name in ("text_projection", "visual_projection")]
     if not all(isinstance(layer, nn.Linear) and layer.bias is None for layer in layers):
         return None

@@ -1,11 +1,13 @@
 """Configuration of HMGRL: encoders, widths, named settings, loss weights, labels, calibration."""
 
+import math
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .config_checks import check_implementations, check_numbers
 from .hub import is_remote
 
 SHARED_PAPER_SETTINGS: dict[str, Any] = {
@@ -44,6 +46,9 @@ PAPER_SETTINGS: dict[str, Any] = SHARED_PAPER_SETTINGS | {
 
 PAPER_TASK_WEIGHTS = {"typing": 10.0, "relation": 1.0}
 """eta = zeta of the authors' scripts, for each task."""
+
+
+_MOST = 1e9
 
 
 @strict
@@ -153,10 +158,30 @@ class ZeroShotTypingConfig(PreTrainedConfig):
 
         Where the package is installed, the pipeline code that a checkpoint carries for users
         without the package is ignored: transformers would ask to trust that code.
+
+        Args:
+            config_dict: The fields.
+            **kwargs: As of PreTrainedConfig.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ValueError: If a field is invalid or of an impossible size, or requests code of the Hub.
         """
         if not is_remote():
             config_dict = {k: v for k, v in config_dict.items() if k != "custom_pipelines"}
-        return super().from_dict(config_dict, **kwargs)
+        labels = ("seen_labels", "generator_labels", "label_texts")
+        fields = {name: value for name, value in config_dict.items() if name not in labels}
+        check_implementations(fields)
+        check_numbers(fields)
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except (ValueError, OSError):
+            raise
+        except Exception as error:  # of various types, as a file may hold any value
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{cls.model_type} configuration: {reason}") from error
 
     @classmethod
     def paper_settings(cls, task: str) -> dict[str, Any]:
@@ -195,7 +220,7 @@ class ZeroShotTypingConfig(PreTrainedConfig):
             ValueError: Naming the field, its value and what was expected.
         """
         for name in ("squared_radius", "temperature_init", "probability_temperature"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive number")
         if self.temperature_init < 0.01:  # the bound of scoring.MAX_LOG_SCALE
             raise ValueError(
@@ -203,8 +228,16 @@ class ZeroShotTypingConfig(PreTrainedConfig):
             )
         weights = [name for name in self.field_names() if name.startswith("weight_")]
         for name in (*weights, "calibration_gamma", "ranking_margin"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected 0 or more")
+        # Beyond these bounds scores or probabilities are not finite.
+        for name in ("squared_radius", "probability_temperature", "calibration_gamma"):
+            least = 0.0 if name == "calibration_gamma" else 1 / _MOST
+            if not least <= getattr(self, name) <= _MOST:
+                raise ValueError(
+                    f"{name}: got {getattr(self, name)}, expected a number from {least:g} to "
+                    f"{_MOST:g}"
+                )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: got {self.dropout}, expected a number in [0, 1)")
         if self.label_parts and self.task != "relation":
@@ -215,6 +248,19 @@ class ZeroShotTypingConfig(PreTrainedConfig):
             raise ValueError(
                 f"projection_size: got {self.projection_size}, expected a positive number or None"
             )
+
+    def validate_sizes(self) -> None:
+        """Checks that the encoders and layers are of a possible size.
+
+        Raises:
+            ValueError: Naming the field, its value and what was expected.
+        """
+        sizes = ("projection_size", "bottleneck_size", "generator_latent_size", "generator_samples")
+        check_numbers({name: getattr(self, name, None) for name in sizes})
+        for name in ("text_config", "vision_config"):
+            part: Any = getattr(self, name)
+            if isinstance(part, PreTrainedConfig):
+                check_numbers(part.to_dict(), name)
 
     @property
     def num_spans(self) -> int:
@@ -354,7 +400,7 @@ class HMGRLConfig(ZeroShotTypingConfig):
             ValueError: Naming the field, its value and what was expected.
         """
         super().validate_settings()
-        if not self.generator_kl_weight >= 0:
+        if not 0 <= self.generator_kl_weight < math.inf:
             raise ValueError(
                 f"generator_kl_weight: got {self.generator_kl_weight}, expected 0 or more"
             )

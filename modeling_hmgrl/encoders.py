@@ -4,7 +4,6 @@ Freezing, precision, initialisation and the encoding of texts, images and labels
 here only; methods differ in how they use the states.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from .layers import Fp32Linear, zeros
 from .lorentz import full_precision, wide
 from .outputs import EncoderStates
 from .pooling import masked_mean
+from .storage import check_complete, check_finite, check_shards, check_types, untied
 
 
 class HMGRLPreTrainedModel(PreTrainedModel):
@@ -62,13 +62,37 @@ class HMGRLPreTrainedModel(PreTrainedModel):
         """Loads a model, from safetensors unless ``use_safetensors`` says otherwise.
 
         Freezing is not part of the weights and is applied again from the configuration.
+
+        Raises:
+            ValueError: If weights are missing, of another shape (unless
+                ``ignore_mismatched_sizes=True``) or type, or not finite, or the configuration is
+                invalid; the message names them.
+            OSError: If there is no such model.
         """
         kwargs.setdefault("use_safetensors", True)  # pickles execute code
         folder = Path(str(pretrained_model_name_or_path))
         if folder.is_dir():
-            _check_shards(folder / str(kwargs.get("subfolder") or ""))
+            check_shards(folder / str(kwargs.get("subfolder") or ""))
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         (loaded[0] if isinstance(loaded, tuple) else loaded).apply_freezing()
+        return loaded
+
+    @staticmethod
+    def _load_pretrained_model(  # of transformers: every way to load a model ends here
+        model: Any, state_dict: Any, checkpoint_files: Any, load_config: Any, *args: Any
+    ) -> Any:
+        # Before transformers initialises, and allocates, what the checkpoint lacks.
+        source = str(load_config.pretrained_model_name_or_path or "state_dict")
+        expected = model.state_dict()
+        if not load_config.is_quantized:
+            check_types(checkpoint_files or (), expected, model.base_model_prefix)
+        loaded = PreTrainedModel._load_pretrained_model(
+            model, state_dict, checkpoint_files, load_config, *args
+        )
+        info = loaded[0]
+        mismatched = () if load_config.ignore_mismatched_sizes else info.mismatched_keys
+        check_complete(source, untied(model, info.missing_keys), mismatched, len(expected))
+        check_finite(source, model.state_dict())
         return loaded
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
@@ -105,22 +129,6 @@ class HMGRLPreTrainedModel(PreTrainedModel):
                         encoder.requires_grad_(not frozen)
 
 
-def _check_shards(folder: Path) -> None:
-    """Rejects an index of shards that names files outside of the folder.
-
-    Raises:
-        ValueError: Naming the file of the index and the first such name.
-    """
-    for index in folder.glob("*.index.json"):
-        try:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"{index}: expected JSON with a weight_map of file names") from error
-        for name in sorted(map(str, names)):
-            if name != Path(name).name or "\\" in name:
-                raise ValueError(f"{index}: got {name!r}, expected a file of the same folder")
-
-
 class Encoders(HMGRLPreTrainedModel):
     """Text and image encoder, shared by all methods.
 
@@ -138,12 +146,12 @@ class Encoders(HMGRLPreTrainedModel):
     ) -> None:
         super().__init__(config)
         width = config.text_width
-        self.text_model = text_model or new_encoder(config.text_config)
+        self.text_model = text_model or new_encoder(config.text_config, "text_config")
         mark_as_initialized(self.text_model)
         self.vision_model = None
         self.image_projection: Any = None
         if config.vision_config is not None:
-            self.vision_model = vision_model or new_encoder(config.vision_config)
+            self.vision_model = vision_model or new_encoder(config.vision_config, "vision_config")
             mark_as_initialized(self.vision_model)
             vision_width = config.vision_config.hidden_size  # type: ignore[union-attr]
             if config.projection_init == "similarity":  # without effect until trained

@@ -15,7 +15,9 @@ from .storage import TensorStore, encoder_key
 VECTORS_NAME = "label_vectors.safetensors"
 TEXTS_NAME = "labels.json"
 
-_STORE = TensorStore(VECTORS_NAME, TEXTS_NAME, ("vectors",), "labels", "vectors", "LabelCache.save")
+_STORE = TensorStore(
+    VECTORS_NAME, TEXTS_NAME, ("vectors",), ("texts",), "labels", "vectors", "LabelCache.save"
+)
 # Values of each parameter that are compared to detect a change.
 _SAMPLED_VALUES = 8
 
@@ -67,6 +69,8 @@ class LabelCache:
         self._vectors: Tensor | None = None  # len(_rows) rows are in use, further ones are reserved
         self._snapshot = _WeightSnapshot(self._parameters())
         self._last: tuple[tuple[str, ...], Tensor] | None = None
+        self._unknown: dict[str, bool] = {}  # of the texts that were asked for
+        self._last_unknown: tuple[tuple[str, ...], list[str]] | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -78,6 +82,7 @@ class LabelCache:
         """Removes all vectors."""
         with self._lock:
             self._rows, self._vectors, self._last = {}, None, None
+            self._unknown, self._last_unknown = {}, None
 
     def vectors(self, texts: Sequence[str], show_progress: bool = False) -> Tensor:
         """Returns the vectors of label texts and computes those that are not cached.
@@ -109,6 +114,18 @@ class LabelCache:
             self._last = (requested, found)
             return found
 
+    def unknown(self, texts: Sequence[str]) -> list[str]:
+        """The label texts that consist only of tokens unknown to the model."""
+        requested = tuple(texts)
+        with self._lock:
+            if self._last_unknown is None or self._last_unknown[0] != requested:
+                new = [text for text in dict.fromkeys(requested) if text not in self._unknown]
+                unknown = set(self.processor.unknown_texts(new)) if new else set()
+                self._unknown |= {text: text in unknown for text in new}
+                found = [text for text in requested if self._unknown[text]]
+                self._last_unknown = (requested, found)
+            return self._last_unknown[1]
+
     def save(self, folder: str | Path) -> None:
         """Saves texts and vectors.
 
@@ -138,7 +155,7 @@ class LabelCache:
                 damaged or of different saves.
         """
         with self._lock:
-            [vectors], content = _STORE.load(folder, self.key())
+            [vectors], content = _STORE.load(folder, self.key(), self.width())
             texts = content.get("texts")
             if not isinstance(texts, list) or len(texts) != len(vectors):
                 raise ValueError(f"{Path(folder) / TEXTS_NAME}: expected one text for each vector")
@@ -146,6 +163,12 @@ class LabelCache:
             self._snapshot = _WeightSnapshot(self._parameters())
             self._rows = {text: row for row, text in enumerate(texts)}
             self._vectors = vectors.to(self.model.device)
+
+    @torch.inference_mode()
+    def width(self) -> int:
+        """Width d_p of a label vector."""
+        encoding = torch.zeros(1, self.model.config.label_width, device=self.model.device)
+        return self.model.prepare_labels(encoding).shape[1]
 
     def key(self) -> str:
         """Computes a hash of everything that determines the vectors."""
@@ -180,20 +203,23 @@ class LabelCache:
         # Sorting by length reduces padding; rows keep the order of the texts.
         order = sorted(range(len(new)), key=lambda index: len(new[index]))
         offset, total = len(self), len(self) + len(new)
-        device, disable = self.model.device, not show_progress
+        disable = not show_progress
         with tqdm(total=len(new), desc="Encoding labels", leave=False, disable=disable) as bar:
             for start in range(0, len(new), self.batch_size):
                 part = order[start : start + self.batch_size]
-                encoded = self.processor.encode_labels([new[index] for index in part])
-                encodings = self.model.encode_labels(
-                    encoded["candidate_input_ids"].to(device),
-                    encoded["candidate_attention_mask"].to(device),
-                )
-                vectors = self.model.prepare_labels(encodings)
+                vectors = self._encode([new[index] for index in part])
                 self._reserve(total, vectors)
                 self._vectors[[offset + index for index in part]] = vectors  # type: ignore[index]
                 bar.update(len(part))
         self._rows |= {text: offset + index for index, text in enumerate(new)}
+
+    def _encode(self, texts: list[str]) -> Tensor:
+        encoded, device = self.processor.encode_labels(texts), self.model.device
+        encodings = self.model.encode_labels(
+            encoded["candidate_input_ids"].to(device),
+            encoded["candidate_attention_mask"].to(device),
+        )
+        return self.model.prepare_labels(encodings)
 
     def _reserve(self, total: int, template: Tensor) -> None:
         """Reserves rows; capacity doubles, so that the cost of adding rows is linear in total."""

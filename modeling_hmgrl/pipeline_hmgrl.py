@@ -22,8 +22,12 @@ from .pipeline_inputs import (
     Candidates,
     Failure,
     Query,
+    are_strings,
+    batching_order,
+    label_warnings,
     make_candidates,
     make_query,
+    mention_warnings,
     prefetch,
     undecoded,
 )
@@ -61,7 +65,7 @@ class Call:
                 raise ValueError(f"{name}: got {short_repr(value)}, expected at most {most}")
         for name in ("seen", "image_hosts"):
             value = getattr(self, name)
-            if value is not None and not _are_strings(value):
+            if value is not None and not are_strings(value):
                 raise ValueError(f"{name}: got {short_repr(value)}, expected a list of names")
         if not isinstance(self.allow_private_addresses, bool):
             value = short_repr(self.allow_private_addresses)
@@ -299,7 +303,7 @@ class ZeroShotTypingPipeline(Pipeline):
         if isinstance(labels, Mapping):
             texts = (known.get(k, k) if v is None else v for k, v in labels.items())
             given = (*labels, *texts)
-        if not isinstance(given, list | tuple) or not _are_strings(given):
+        if not isinstance(given, list | tuple) or not are_strings(given):
             return make_candidates(labels, config)
         key = (type(labels), tuple(given), known)
         last = self._last_candidates  # read once, as another thread may set it
@@ -328,6 +332,7 @@ class ZeroShotTypingPipeline(Pipeline):
         current: Any = None
         current_inputs: Any = None
         marked = self.processor.mark([q.text for q in queries], [q.spans for q in queries])
+        doubts = list(map(partial(mention_warnings, self.processor), queries, marked))
         order = batching_order(queries, [len(sample.ids) for sample in marked])
         results: dict[int, Prediction] = {}
         for start in range(0, len(order), call.batch_size):
@@ -338,11 +343,12 @@ class ZeroShotTypingPipeline(Pipeline):
             for labels in _unique(candidates[row] for row in rows):
                 indices = [index for index, row in enumerate(rows) if candidates[row] == labels]
                 if labels is not current:
-                    current_inputs = (
-                        *self.label_vectors(labels, call), first_occurrences(labels.texts)
-                    )  # fmt: skip
+                    unknown = self.label_cache.unknown(labels.texts)
+                    notes = label_warnings(unknown, len(labels.texts))
+                    first = first_occurrences(labels.texts)
+                    current_inputs = (*self.label_vectors(labels, call), first, notes)
                     current = labels
-                vectors, seen, first_occurrence = current_inputs
+                vectors, seen, first_occurrence, notes = current_inputs
                 best = best_labels(
                     partial(self.model.score, _select_rows(encoded, indices, len(rows))),
                     vectors,
@@ -354,7 +360,8 @@ class ZeroShotTypingPipeline(Pipeline):
                 )
                 selected = [rows[index] for index in indices]
                 windows = [marked[row].kept for row in selected]
-                predictions = to_predictions(best, labels.names, seen, windows)
+                warnings = [doubts[row] + notes for row in selected]
+                predictions = to_predictions(best, labels.names, seen, windows, warnings)
                 results |= zip(selected, predictions, strict=True)
         return [results[row] for row in range(len(queries))]
 
@@ -416,26 +423,9 @@ class _Subset:
         return (self.inputs[index] for index in self.indices)
 
 
-def _are_strings(value: Any) -> bool:
-    """Whether a value is a collection of strings; the set of types makes large ones fast."""
-    if isinstance(value, str | Mapping) or not isinstance(value, Collection):
-        return False
-    return all(issubclass(kind, str) for kind in set(map(type, value)))
-
-
 def _unique(labels: Iterable[Candidates]) -> list[Candidates]:
     """Removes duplicates; identical objects are not compared element by element."""
     return list(dict.fromkeys({id(one): one for one in labels}.values()))
-
-
-def batching_order(queries: list[Query], lengths: list[int]) -> list[int]:
-    """Order of inputs in which those with the same image are adjacent, then sorted by length."""
-    first: dict[str | None, int] = {}
-    for query in queries:
-        first.setdefault(query.image_key, 0 if query.image_key is None else len(first) + 1)
-    return sorted(
-        range(len(queries)), key=lambda row: (first[queries[row].image_key], lengths[row])
-    )
 
 
 def _select_rows(encoded: Any, rows: list[int], total: int) -> Any:

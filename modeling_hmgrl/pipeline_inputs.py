@@ -13,12 +13,15 @@ from typing import Any, TypedDict
 
 from torch import Tensor
 
-from .entity_markers import Span, check_spans, short_repr
+from .entity_markers import MarkedText, Span, check_spans, short_repr
 from .fetching import fetch, is_url
 from .images import open_image
 
 MAX_LISTED_OCCURRENCES = 10
 """Maximum number of occurrences of a mention that an error lists."""
+
+MAX_LISTED_LABELS = 3
+"""Maximum number of labels that a warning lists."""
 
 MAX_COMPARED_CHARACTERS = 10_000_000
 """Bound on the length of a mention times the number of its occurrences that are counted."""
@@ -120,6 +123,13 @@ def make_candidates(labels: Any, config: Any, name: str = "labels") -> Candidate
     return Candidates(tuple(given), tuple(texts))
 
 
+def are_strings(value: Any) -> bool:
+    """Whether a value is a collection of strings; the set of types makes large ones fast."""
+    if isinstance(value, str | Mapping) or not isinstance(value, Collection):
+        return False
+    return all(issubclass(kind, str) for kind in set(map(type, value)))
+
+
 def _is_valid_text(value: Any) -> bool:
     """Whether a value is a non-blank string without lone surrogates, as tokenizers require."""
     return isinstance(value, str) and bool(value.strip()) and not _SURROGATE.search(value)
@@ -198,12 +208,60 @@ def make_query(
                 f"{name}.image",
                 allow_private_addresses=allow_private_addresses,
             )
-        opened = open_image(image, f"{name}.image", side=processor.image_side)
-        pixels = processor.encode_images([opened], 1)["pixel_values"]
+        pixels = _encode_image(image, processor, f"{name}.image")
         key = hashlib.sha256(pixels.numpy()).hexdigest()
     labels = record.get("labels")
     candidates = None if labels is None else make_candidates(labels, config, f"{name}.labels")
     return Query(text, checked, pixels, key, candidates)
+
+
+def _encode_image(image: Any, processor: Any, name: str) -> Any:
+    """Opens and processes an image, (1, 3, height, width); errors of any type name the input."""
+    try:
+        opened = open_image(image, name, side=processor.image_side)
+        pixels = processor.encode_images([opened], 1)["pixel_values"]
+    except Exception as error:  # MemoryError, and various types of Pillow and image processors
+        message = str(error).replace("sample 0.image", name) or type(error).__name__
+        if isinstance(error, OSError) and message.startswith(name):
+            raise
+        if not message.startswith(name):
+            message = f"{name}: cannot be processed ({message})"
+        raise ValueError(message) from error
+    if not pixels.isfinite().all():
+        raise ValueError(f"{name}: its processed values are not finite, expected finite numbers")
+    return pixels
+
+
+def mention_warnings(processor: Any, query: Query, marked: MarkedText) -> list[str]:
+    """One sentence for each mention that consists only of unknown tokens."""
+    nouns = ("mention",) if len(query.spans) == 1 else ("head", "tail")
+    return [
+        f"The {nouns[index]} {short_repr(query.text[slice(*query.spans[index])])} consists only of "
+        "tokens unknown to the model, so the prediction does not depend on which word it is."
+        for index in processor.unknown_mentions(marked)
+    ]
+
+
+def label_warnings(unknown: Sequence[str], total: int) -> list[str]:
+    """A sentence if any labels consist only of unknown tokens."""
+    if not unknown:
+        return []
+    shown = ", ".join(map(short_repr, unknown[:MAX_LISTED_LABELS]))
+    more = ", …" if len(unknown) > MAX_LISTED_LABELS else ""
+    return [
+        f"{len(unknown):,} of {total:,} labels consist only of tokens unknown to the model, so "
+        f"their scores do not depend on which words they are: {shown}{more}"
+    ]
+
+
+def batching_order(queries: list[Query], lengths: list[int]) -> list[int]:
+    """Order of inputs in which those with the same image are adjacent, then sorted by length."""
+    first: dict[str | None, int] = {}
+    for query in queries:
+        first.setdefault(query.image_key, 0 if query.image_key is None else len(first) + 1)
+    return sorted(
+        range(len(queries)), key=lambda row: (first[queries[row].image_key], lengths[row])
+    )
 
 
 def undecoded(inputs: Any) -> Any:
@@ -331,8 +389,12 @@ __all__ = [
     "Candidates",
     "Failure",
     "Query",
+    "are_strings",
+    "batching_order",
     "find_mentions",
+    "label_warnings",
     "make_candidates",
     "make_query",
+    "mention_warnings",
     "undecoded",
 ]

@@ -13,6 +13,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from .config_checks import check_image_processor, check_lengths
 from .entity_markers import (
     MARKERS,
     MarkedText,
@@ -53,7 +54,7 @@ class HMGRLProcessor(ProcessorMixin):
 
     Raises:
         ValueError: If the tokenizer is not a fast one, the task is unknown, the image processor is
-            missing, or a length is too small.
+            missing or has impossible sizes, or a length is too small or too large.
 
     Examples:
         >>> from transformers import BertTokenizer
@@ -93,6 +94,7 @@ class HMGRLProcessor(ProcessorMixin):
             raise ValueError(
                 "tokenizer: got one without a padding token, expected that of an encoder"
             )
+        check_lengths(max_length=max_length, label_max_length=label_max_length)
         if task not in ("typing", "relation"):
             raise ValueError(f"task: got {task!r}, expected 'typing' or 'relation'")
         if image_processor is None:
@@ -100,6 +102,7 @@ class HMGRLProcessor(ProcessorMixin):
                 raise ValueError("image_processor: got None, expected one unless use_images=False")
             # required by ProcessorMixin, but not used
             image_processor = ViTImageProcessorPil()
+        check_image_processor(image_processor.to_dict())
         markers = [marker for pair in MARKERS for marker in pair]
         tokenizer.add_special_tokens(
             {"extra_special_tokens": markers}, replace_extra_special_tokens=False
@@ -131,6 +134,20 @@ class HMGRLProcessor(ProcessorMixin):
             raise ValueError(
                 f"label_max_length: got {label_max_length}, expected at least {special + 1}"
             )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Loads a processor, as ProcessorMixin does.
+
+        Raises:
+            ValueError: If a file is invalid.
+            OSError: If there is no such processor.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+            name = pretrained_model_name_or_path
+            raise ValueError(f"{name}: its processor cannot be created ({error})") from error
 
     @classmethod
     def from_backbones(
@@ -282,6 +299,21 @@ class HMGRLProcessor(ProcessorMixin):
             for start, end in sample.positions
         )
         return [*head, self.tokenizer.mask_token_id, *tail, *self._suffix]
+
+    def unknown_mentions(self, sample: MarkedText) -> list[int]:
+        """Indices of the mentions of a marked text that consist only of unknown tokens."""
+        unknown = {self.tokenizer.unk_token_id, *self._marker_ids}
+        return [
+            index
+            for index, (start, end) in enumerate(sample.positions)
+            if unknown.issuperset(sample.ids[start + 1 : end])
+        ]
+
+    def unknown_texts(self, texts: Sequence[str]) -> list[str]:
+        """The label texts that consist only of unknown tokens."""
+        ids = self._tokenize_labels(texts)
+        unknown = {self.tokenizer.unk_token_id, self.separator_id}
+        return [text for text, row in zip(texts, ids, strict=True) if unknown.issuperset(row)]
 
     def pad(self, rows: Sequence[Sequence[int]], max_length: int | None = None) -> BatchFeature:
         """Pads rows of token ids to the longest row.

@@ -22,6 +22,8 @@ class Prediction(TypedDict):
         probabilities: Softmax of the calibrated scores over the temperature, over all candidates.
         seen: Whether each label was seen in training, so that gamma was subtracted from its score.
         window: Character ranges kept of a text that exceeds the maximum length, or None.
+        warnings: One sentence for each reason to doubt the prediction, usually none: a mention, or
+            texts of labels, that consist only of tokens unknown to the model.
     """
 
     label: str
@@ -30,6 +32,7 @@ class Prediction(TypedDict):
     probabilities: list[float]
     seen: list[bool]
     window: list[Span] | None
+    warnings: list[str]
 
 
 def best_labels(
@@ -59,7 +62,7 @@ def best_labels(
         each, on the CPU. Equal scores keep the order of the labels.
 
     Raises:
-        FloatingPointError: If a score is NaN.
+        FloatingPointError: If a score is NaN or infinite.
     """
     total = len(label_vectors)
     k = total if top_k is None else min(top_k, total)
@@ -78,8 +81,10 @@ def best_labels(
             index = first_occurrence[start : start + LABEL_CHUNK]
             logits = all_logits[:, index.to(all_logits.device)]
         logits = logits.double().cpu()
-        if logits.isnan().any():
-            raise FloatingPointError("scores: got NaN, expected numbers; are the weights finite?")
+        if not logits.isfinite().all():
+            raise FloatingPointError(
+                "scores: got NaN or infinite values, expected numbers; are the weights finite?"
+            )
         # in float64, so that rounding after the subtraction creates no ties
         logits -= gamma * seen[start : start + LABEL_CHUNK].double()
         part = (logits / temperature).logsumexp(1)
@@ -119,6 +124,7 @@ def to_predictions(
     names: Sequence[str],
     seen: Tensor,
     windows: Iterable[list[Span] | None],
+    warnings: Iterable[list[str]],
 ) -> list[Prediction]:
     """Converts the result of :func:`best_labels` to predictions.
 
@@ -127,12 +133,13 @@ def to_predictions(
         names: Names of all K labels.
         seen: Labels seen in training, bool, shape (K,).
         windows: For each input the character ranges kept, or None.
+        warnings: For each input its warnings.
     """
     # A list is faster to index; for many labels its creation is slower.
     flags = seen.tolist() if len(seen) <= LABEL_CHUNK else seen
     results: list[Prediction] = []
-    for scores, probabilities, columns, window in zip(
-        *(part.tolist() for part in best), windows, strict=True
+    for scores, probabilities, columns, window, notes in zip(
+        *(part.tolist() for part in best), windows, warnings, strict=True
     ):
         labels = [names[column] for column in columns]
         results.append(
@@ -143,6 +150,7 @@ def to_predictions(
                 probabilities=probabilities,
                 seen=[bool(flags[column]) for column in columns],
                 window=window,
+                warnings=notes,
             )
         )
     return results

@@ -1,16 +1,17 @@
-"""Storage on disk: atomically written JSON, saved tensors, and keys of computed values."""
+"""Storage on disk: atomically written JSON, saved tensors and their checks, keys of values."""
 
 import hashlib
 import json
 import math
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,6 +23,10 @@ _EXCLUDED_FIELDS = (
     "calibration_gamma", "probability_temperature", "seen_labels", "generator_labels",
     "label_texts", "freeze_text", "freeze_vision",
 )  # fmt: skip
+
+
+_FLOATS = ("F64", "F32", "F16", "BF16")  # types of weights, by the names of safetensors
+_LISTED = 3  # names in an error
 
 
 def encoder_key(model: Any, preprocessing: Any) -> str:
@@ -115,7 +120,8 @@ class TensorStore:
     Attributes:
         tensors_file: Name of the safetensors file.
         content_file: Name of the JSON file.
-        tensors: Names of the tensors.
+        tensors: Names of the tensors, which have two dimensions.
+        rows: For each tensor the field of the JSON content with as many entries as it has rows.
         hash_field: Metadata field of the hash.
         noun: What the tensors are, for error messages.
         writer: Method that writes the files, for error messages.
@@ -124,6 +130,7 @@ class TensorStore:
     tensors_file: str
     content_file: str
     tensors: tuple[str, ...]
+    rows: tuple[str, ...]
     hash_field: str
     noun: str
     writer: str
@@ -142,19 +149,23 @@ class TensorStore:
             save_file(tensors, partial, metadata={self.hash_field: _json_hash(content)})
         write_json(folder / self.content_file, content)
 
-    def load(self, folder: str | Path, model_key: str) -> tuple[list[Tensor], dict[str, Any]]:
+    def load(
+        self, folder: str | Path, model_key: str, width: int
+    ) -> tuple[list[Tensor], dict[str, Any]]:
         """Reads and checks both files.
 
         Args:
             folder: The folder.
             model_key: Key of the model that the content must name.
+            width: Number of columns of each tensor.
 
         Returns:
             The tensors, in the order of :attr:`tensors`, and the JSON content.
 
         Raises:
             FileNotFoundError: If a file is missing.
-            ValueError: If the files are damaged, of different saves, or of another model.
+            ValueError: If the files are damaged, of different saves, or of another model, or a
+                tensor is not finite or has another shape or type.
         """
         folder = Path(folder)
         names = f"{self.content_file} and {self.tensors_file}"
@@ -182,8 +193,154 @@ class TensorStore:
                 f"{folder}: these {self.noun} are of other weights or settings, expected those of "
                 f"this model; {again}"
             )
+        source = str(folder / self.tensors_file)
+        for name, tensor, field in zip(self.tensors, tensors, self.rows, strict=True):
+            rows = len(content[field]) if isinstance(content.get(field), list | dict) else 0
+            shape = tuple(tensor.shape)
+            if not tensor.is_floating_point() or shape != (rows, width):
+                raise ValueError(
+                    f"{source}: {name} is {tensor.dtype} of shape {shape}, expected floating-point "
+                    f"numbers of shape {(rows, width)}, a row for each of {field!r} of "
+                    f"{self.content_file}; {again}"
+                )
+        check_finite(source, dict(zip(self.tensors, tensors, strict=True)))
         return tensors, content
 
 
 def _json_hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def check_types(files: Iterable[str | Path], expected: Mapping[str, Tensor], prefix: str) -> None:
+    """Checks the types of the tensors in safetensors files, of which only the headers are read.
+
+    transformers would convert any type, such as integers, to that of the model.
+
+    Args:
+        files: The files; those of other formats are ignored.
+        expected: Tensors of the model by name, which may be on the meta device.
+        prefix: Prefix of names that the files may have in addition to the model, or lack.
+
+    Raises:
+        ValueError: If a file is damaged or a tensor has another type; the message names them.
+    """
+    for file in map(Path, files):
+        if file.suffix != ".safetensors":
+            continue
+        try:
+            with safe_open(file, framework="pt") as content:
+                types = {name: content.get_slice(name).get_dtype() for name in content.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{file}: the weights are damaged ({error})") from error
+        wrong = []
+        for name, found in types.items():
+            names = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
+            known = next((expected[one] for one in names if one in expected), None)
+            # The names of some encoders differ in files; their weights are never integers.
+            is_float = name.endswith((".weight", ".bias"))
+            is_float = is_float if known is None else known.is_floating_point()
+            if (known is not None or is_float) and is_float != (found in _FLOATS):
+                wrong.append(f"{name} ({found})")
+        if wrong:
+            raise ValueError(
+                f"{file}: {_summary(wrong, len(types))} of another type, expected floating-point "
+                "weights and integer counters"
+            )
+
+
+def check_complete(
+    source: str,
+    missing: Collection[str],
+    mismatched: Collection[tuple[str, Any, Any]],
+    total: int,
+) -> None:
+    """Checks that a checkpoint held all weights of a model, in their shapes.
+
+    Args:
+        source: Name of the checkpoint in errors.
+        missing: Names of the weights that it lacks.
+        mismatched: Name, shape in the checkpoint and shape in the model of each other weight.
+        total: Number of weights of the model.
+
+    Raises:
+        ValueError: Naming the first weights and their number.
+    """
+    if missing:
+        raise ValueError(
+            f"{source}: {_summary(sorted(missing), total)} missing, expected all weights of the "
+            "model"
+        )
+    if mismatched:
+        shapes = [
+            f"{name} ({_shape(found)} instead of {_shape(wanted)})"
+            for name, found, wanted in sorted(mismatched, key=lambda one: one[0])
+        ]
+        raise ValueError(
+            f"{source}: {_summary(shapes, total)} of another shape, expected those of the "
+            "configuration"
+        )
+
+
+def check_finite(source: str, tensors: Mapping[str, Tensor]) -> None:
+    """Checks that tensors contain neither NaN nor infinite values; those without data are skipped.
+
+    Args:
+        source: Name of the checkpoint in errors.
+        tensors: Tensors by name.
+
+    Raises:
+        ValueError: Naming the first such tensors and their number.
+    """
+    if bad := [name for name, value in tensors.items() if not is_finite(value)]:
+        raise ValueError(
+            f"{source}: {_summary(sorted(bad), len(tensors))} not finite (NaN or infinite values), "
+            "expected finite numbers"
+        )
+
+
+@torch.no_grad()
+def is_finite(value: Tensor) -> bool:
+    """Whether a tensor has neither NaN nor infinite values; in one pass, without a copy."""
+    value = getattr(value, "to_local", lambda: value)()  # the part of a sharded tensor
+    if type(value) not in (Tensor, torch.nn.Parameter):  # a quantized one, whose parts are hidden
+        return True
+    if value.is_meta or not value.is_floating_point() or not value.numel():
+        return True
+    if value.element_size() == 1:  # 8-bit floating-point types have no reductions
+        value = value.float()
+    low, high = torch.aminmax(value)  # NaN if any value is
+    return bool(torch.isfinite(low) & torch.isfinite(high))
+
+
+def untied(model: Any, missing: set[str]) -> set[str]:
+    """Removes missing weights that are the same as another one that is present."""
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    present = {name for pair in tied.items() if not missing.issuperset(pair) for name in pair}
+    return missing - present
+
+
+def check_shards(folder: Path) -> None:
+    """Rejects an index of shards that names files outside of the folder.
+
+    Raises:
+        ValueError: Naming the file of the index and the first such name.
+    """
+    for index in folder.glob("*.index.json"):
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{index}: expected JSON with a weight_map of file names") from error
+        for name in sorted(map(str, names)):
+            if name != Path(name).name or "\\" in name:
+                raise ValueError(f"{index}: got {name!r}, expected a file of the same folder")
+
+
+def _summary(names: list[str], total: int) -> str:
+    shown = ", ".join(names[:_LISTED])
+    more = ", …" if len(names) > _LISTED else ""
+    verb = "is" if len(names) == 1 else "are"
+    return f"{len(names):,} of {total:,} weights ({shown}{more}) {verb}"
+
+
+def _shape(shape: Any) -> str:
+    return " x ".join(map(str, shape)) or "a scalar"

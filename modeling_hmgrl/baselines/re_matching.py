@@ -54,6 +54,11 @@ class REMatchingConfig(ZeroShotTypingConfig):
         }
 
     @property
+    def label_width(self) -> int:
+        """Width of [head; tail; context]."""
+        return 3 * self.text_width
+
+    @property
     def block_factors(self) -> list[float]:
         """Weights of head, tail and context."""
         return [1.0, 1.0, 1.0]

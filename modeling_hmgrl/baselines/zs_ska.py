@@ -44,6 +44,11 @@ class ZSSKAConfig(ZeroShotTypingConfig):
     weight_augmented: float | int = 0.5
     mask_token_id: int | None = None
 
+    @property
+    def label_width(self) -> int:
+        """Width of [encoding; virtual word]."""
+        return 2 * self.text_width
+
     @classmethod
     def label_text(cls, paper: bool = False) -> str:
         """Words, as the method writes them into its prompt."""

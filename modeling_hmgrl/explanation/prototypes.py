@@ -26,7 +26,13 @@ VECTORS_NAME = "prototypes.safetensors"
 SAMPLES_NAME = "prototypes.json"
 
 _STORE = TensorStore(
-    VECTORS_NAME, SAMPLES_NAME, ("sums", "vectors"), "samples", "prototypes", "Prototypes.save"
+    VECTORS_NAME,
+    SAMPLES_NAME,
+    ("sums", "vectors"),
+    ("counts", "samples"),
+    "samples",
+    "prototypes",
+    "Prototypes.save",
 )
 
 # Number of synthetic samples of a label.
@@ -334,7 +340,8 @@ class Prototypes:
             ValueError: If the prototypes are of another model, or the files are damaged or of
                 different saves.
         """
-        [sums, vectors], content = _STORE.load(folder, pipe.label_cache.key())
+        cache = pipe.label_cache
+        [sums, vectors], content = _STORE.load(folder, cache.key(), cache.width())
         try:
             counts, samples = content["counts"], content["samples"]
             for sample in samples:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .. import lorentz
 from ..entity_markers import MarkedText, Span
-from ..pipeline_hmgrl import LOOKAHEAD, batching_order
-from ..pipeline_inputs import Query
+from ..pipeline_hmgrl import LOOKAHEAD
+from ..pipeline_inputs import Query, batching_order
 
 
 def sample_vectors(

@@ -22,6 +22,7 @@ from ..configuration_hmgrl import HMGRLConfig
 from ..hub import is_hub_name
 from ..pipeline_hmgrl import ZeroShotTypingPipeline
 from ..processing_hmgrl import HMGRLProcessor
+from .graph_checks import check_graphs, check_output
 
 MANIFEST = "onnx.json"
 """File that describes the graphs of a folder."""
@@ -140,6 +141,8 @@ class ONNXZeroShotTyping:
             for name in graph_names(self._images)
         }
         self._weights_key: str | None = None
+        shape = self._sessions[IMAGE_ENCODER].get_inputs()[0].shape if self._images else None
+        check_graphs(self, shape and [size if isinstance(size, int) else 1 for size in shape])
 
     @classmethod
     def from_pretrained(
@@ -356,7 +359,9 @@ class ONNXZeroShotTyping:
             one.name: tensors[one.name].detach().to("cpu", _DTYPES[one.type]).contiguous().numpy()
             for one in session.get_inputs()
         }
-        return torch.from_numpy(session.run(None, feed)[0])
+        [values] = session.run(None, feed)
+        check_output(self._file(name), GRAPHS[name][1], values)
+        return torch.from_numpy(values)
 
 
 def _onnxruntime() -> Any:

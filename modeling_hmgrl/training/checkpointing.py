@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..storage import write_json
+from ..storage import check_finite, write_json
 from .run_identity import differences
 
 FOLDER = "checkpoints"
@@ -26,6 +26,7 @@ _STATE = "trainer.json"
 _AVERAGES = "average.safetensors"
 _PARTIAL, _REPLACED = ".partial", ".replaced"
 _NAME = re.compile(rf"step-\d{{8,}}({re.escape(_PARTIAL)}|{re.escape(_REPLACED)})?")
+_MAX_REASON = 500  # characters of an error that may name all weights
 
 
 @dataclass
@@ -146,7 +147,8 @@ def load_checkpoint(
         The trainer's own state, and the averaged weights, if there are any.
 
     Raises:
-        ValueError: If one of these properties has changed.
+        ValueError: If one of these properties has changed, or weights are missing, of another
+            shape, or not finite.
     """
     state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
     if changed := differences(state["fixed"], now):
@@ -154,6 +156,15 @@ def load_checkpoint(
             f"{folder}: cannot be resumed, as this run differs from the one that saved it: "
             f"{'; '.join(changed)}; expected the same run, or another output_dir"
         )
-    accelerator.load_state(str(folder))
-    averages = load_file(folder / _AVERAGES) if (folder / _AVERAGES).exists() else {}
+    averages: dict[str, Tensor] = {}
+    try:
+        for file in sorted(folder.glob("*.safetensors")):
+            tensors = load_file(file)
+            check_finite(str(file), tensors)
+            if file.name == _AVERAGES:
+                averages = tensors
+        accelerator.load_state(str(folder))
+    except (RuntimeError, SafetensorError) as error:  # which names missing or mismatched weights
+        reason = " ".join(str(error).split())[:_MAX_REASON]
+        raise ValueError(f"{folder}: cannot be resumed ({reason})") from error
     return state, averages

@@ -140,6 +140,16 @@ class WeightAverage:
         return self.averages
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Restores the averages."""
+        """Restores the averages.
+
+        Raises:
+            ValueError: If some are missing or of another shape.
+        """
+        shapes = {name: value.shape for name, value in state.items()}
+        if lost := [n for n, average in self.averages.items() if shapes.get(n) != average.shape]:
+            raise ValueError(
+                f"averaged weights: {len(lost)} of {len(self.averages)} ({lost[0]}, …) are missing "
+                "or of another shape, expected those of the checkpointed run"
+            )
         for name, average in self.averages.items():
             average.copy_(state[name])

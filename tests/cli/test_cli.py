@@ -1,6 +1,7 @@
 """The command line: help, exit codes, train, evaluate, push, data, export."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -331,7 +332,16 @@ def test_models_that_cannot_be_used_are_named(world, backbones, tmp_path, capsys
     name = sorted(weights)[0]
     save_file({k: v for k, v in weights.items() if k != name}, folder / "model.safetensors",
               {"format": "pt"})  # fmt: skip
-    assert f"1 weights are missing from its files, such as {name}" in message(folder)
+    assert f"1 of {len(weights)} weights ({name}) is missing" in message(folder)
+    ruined = weights[name].clone()
+    ruined.view(-1)[0] = math.nan
+    save_file(weights | {name: ruined}, folder / "model.safetensors", {"format": "pt"})
+    assert f"({name}) is not finite" in message(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["hidden_size"] = 10**9
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "text_config.hidden_size: got 1000000000, expected a number from" in message(folder)
+    (folder / "config.json").write_bytes((world / "run" / "config.json").read_bytes())
     (folder / "model.safetensors").write_bytes(b"\x00" * 100)
     assert "the weights are damaged" in message(folder)
 
@@ -344,7 +354,7 @@ def test_code_beside_the_weights_is_not_run(world, tmp_path, capsys):
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "stranger.py").write_text("raise SystemExit('was run')\n")
     assert main(["predict", "--model", str(folder), "--input", os.devnull]) == 1
-    assert "the folder contains no model" in capsys.readouterr().err.splitlines()[-1]
+    assert "the configuration is invalid" in capsys.readouterr().err.splitlines()[-1]
 
 
 # Data, push, export

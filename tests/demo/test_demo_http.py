@@ -20,7 +20,7 @@ from tiny_world import tiny_picture
 
 sys.path.insert(0, str(ROOT / "demo"))
 
-from middleware import RequestFilter
+from middleware import RequestFilter, _delete_old, _delimiter, _limit
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +181,56 @@ def test_uploads_are_refused_where_too_many_are_kept(tmp_path):
         gate = RequestFilter(app, tmp_path, max_upload_bytes=500, max_stored_bytes=room)
         scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": []}
         asyncio.run(gate(scope, None, send))
-    assert [m["status"] for m in sent if "status" in m] == [503, 200]
+    gate = RequestFilter(app, tmp_path, max_stored_files=1)
+    asyncio.run(gate(scope, None, send))
+    assert [m["status"] for m in sent if "status" in m] == [429, 200, 429]
     assert [path.name for path in tmp_path.iterdir()] == ["kept.png"]
+
+
+def test_folders_of_deleted_uploads_are_deleted(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "kept").mkdir()
+    for path in (tmp_path / "a", tmp_path / "a" / "b"):
+        os.utime(path, (0, time.time() - 3_700))
+    for _ in range(2):  # a folder is deleted after those in it
+        os.utime(tmp_path / "a", (0, time.time() - 3_700))
+        assert _delete_old(tmp_path)[1] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_a_request_holds_one_file(size):
+    part = b'--xx\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\na\r\n'
+
+    async def read(body):
+        pieces = [body[at : at + size] for at in range(0, len(body), size)]
+
+        async def receive():
+            return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
+
+        limited = _limit(receive, 10_000, _delimiter(b'multipart/form-data; boundary="xx"'))
+        return b"".join([(await limited())["body"] for _ in list(pieces)])
+
+    assert asyncio.run(read(part + b"--xx--\r\n")) == part + b"--xx--\r\n"
+    with pytest.raises(Exception, match="Too many files: expected one"):
+        asyncio.run(read(2 * part + b"--xx--\r\n"))
+
+
+def test_unknown_functions_and_many_files_are_answered_with_4xx(server):
+    kind = {"Content-Type": "application/json"}
+    for index in (999, -1, "1", None, 1.5, True, [1], 10**30):
+        body = json.dumps({"data": [], "fn_index": index, "session_hash": "abc"})
+        status, _, answer = server.request("POST", "/gradio_api/queue/join", body, kind)
+        assert (status, b"no such function" in answer) == (404, True), index
+    for body in ("[]", "5", '{"fn_index": {}}'):
+        assert server.request("POST", "/gradio_api/queue/join", body, kind)[0] == 404
+    before = len(list(server.uploads.rglob("*")))
+    part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="%d.png"\r\n\r\na\r\n'
+    body = b"".join(part % index for index in range(500)) + b"--x--\r\n"
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    status, _, answer = server.request("POST", "/gradio_api/upload", body, form)
+    assert (status, b"Too many files" in answer) == (413, True)
+    assert len(list(server.uploads.rglob("*"))) <= before + 5
 
 
 def test_nothing_else_is_served(server):

@@ -54,7 +54,7 @@ class Server:
             )
 
     def wait(self):
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 return urllib.request.urlopen(self.url, timeout=5).close()

@@ -55,7 +55,7 @@ def key_groups(model):
 @pytest.mark.parametrize(
     "which", ["default", "paper relation", "hyperbolic", "learnable curvature"]
 )
-def test_missing_weights_start_as_in_a_new_model(which, tmp_path):
+def test_weights_of_another_shape_start_as_in_a_new_model_if_asked_for(which, tmp_path):
     variant = VARIANTS[which]
     model = perturbed(tiny_model(**variant))
     whole, fresh = model.state_dict(), tiny_model(seed=3, **variant).state_dict()
@@ -65,13 +65,18 @@ def test_missing_weights_start_as_in_a_new_model(which, tmp_path):
         folder = tmp_path / (group or "top")
         folder.mkdir()
         (folder / "config.json").write_bytes((tmp_path / "whole" / "config.json").read_bytes())
-        kept = {name: value for name, value in state.items() if name not in names}
-        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-        loaded, info = HMGRLForZeroShotTyping.from_pretrained(folder, output_loading_info=True)
-        assert set(info["missing_keys"]) == set(names)
+        other = {name: torch.ones(value.numel() + 1, 2) for name, value in state.items()}
+        mixed = {name: (other if name in names else state)[name] for name in state}
+        save_file(mixed, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=re.escape(min(names))):
+            HMGRLForZeroShotTyping.from_pretrained(folder)
+        loaded, info = HMGRLForZeroShotTyping.from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        assert {name for name, *_ in info["mismatched_keys"]} == set(names)
         for name, value in loaded.state_dict().items():
             if name not in names:
-                assert torch.equal(value, whole[name]), f"{name} changed with {group} missing"
+                assert torch.equal(value, whole[name]), f"{name} changed with {group} replaced"
                 continue
             assert value.isfinite().all(), name
             expected = fresh[name]
@@ -246,7 +251,7 @@ def test_from_backbones_refuses_a_checkpoint_with_holes(tmp_path):
     name = next(name for name in state if "query.weight" in name)
     del state[name]
     save_file(state, path, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=f"lacks .*{re.escape(name)}.* expected all weights"):
+    with pytest.raises(ValueError, match=rf"1 of \d+ weights \({re.escape(name)}\) is missing"):
         HMGRLForZeroShotTyping.from_backbones(folder)
 
 

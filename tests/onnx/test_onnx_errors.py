@@ -1,14 +1,17 @@
 """Errors of the runner name the file or argument."""
 
+import json
 import re
 import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from onnx_world import processor_of
-from tiny_world import tiny_batch
+from tiny_world import tiny_batch, tiny_tokenizer
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from modeling_hmgrl.onnx import modeling_onnx as onnx_runner
@@ -67,6 +70,64 @@ def test_spoilt_folders(spoil, error, message, exported, copy_of):
     folder = copy_of(exported)
     spoil(folder)
     with pytest.raises(error, match=message):
+        ONNXZeroShotTyping.from_pretrained(folder)
+
+
+def spoil_weights(file):
+    """Makes all weights of a graph infinite."""
+    graph = onnx.load(file)
+    for weight in graph.graph.initializer:
+        if weight.data_type == onnx.TensorProto.FLOAT:
+            values = np.full_like(onnx.numpy_helper.to_array(weight), np.inf)
+            weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save(graph, file)
+
+
+@pytest.mark.parametrize("graph", ["text_encoder", "image_encoder", "samples", "label_vectors"])
+def test_weights_that_are_not_finite_are_named(graph, exported, copy_of):
+    folder = copy_of(exported)
+    spoil_weights(folder / f"{graph}.onnx")
+    message = rf"{graph}\.onnx: the output .* NaN or infinite .* weights are not finite \(\w"
+    with pytest.raises(ValueError, match=message):
+        ONNXZeroShotTyping.from_pretrained(folder)
+
+
+def test_a_row_of_an_embedding_that_is_not_finite_is_found_when_it_is_read(exported, copy_of):
+    folder = copy_of(exported)
+    file, size = folder / "text_encoder.onnx", len(tiny_tokenizer()) + 4
+    graph = onnx.load(file)
+    [table] = [weight for weight in graph.graph.initializer if weight.dims[:1] == [size]]
+    values = onnx.numpy_helper.to_array(table).copy()
+    values[-1] = np.nan  # the last marker
+    table.CopyFrom(onnx.numpy_helper.from_array(values, table.name))
+    onnx.save(graph, file)
+    runner = ONNXZeroShotTyping.from_pretrained(folder, threads=1)
+    with pytest.raises(FloatingPointError, match=r"text_encoder\.onnx: the output 'states'"):
+        runner.encode_labels(torch.tensor([[size - 1]]))
+
+
+def test_a_graph_that_lacks_a_weight_is_refused(exported, copy_of):
+    folder = copy_of(exported)
+    graph = onnx.load(folder / "samples.onnx")
+    lost = graph.graph.initializer.pop().name
+    onnx.save(graph, folder / "samples.onnx")
+    with pytest.raises(ValueError, match=rf"samples\.onnx: onnxruntime cannot use it .*{lost}"):
+        ONNXZeroShotTyping.from_pretrained(folder)
+
+
+def test_graphs_that_do_not_fit_together_are_refused(exported, exported_text, copy_of):
+    folder = copy_of(exported)
+    shutil.copy(exported_text / "label_vectors.onnx", folder / "label_vectors.onnx")
+    with pytest.raises(ValueError, match="the graphs cannot be used"):
+        ONNXZeroShotTyping.from_pretrained(folder)
+
+
+def test_an_absurd_configuration_is_refused(exported, copy_of):
+    folder = copy_of(exported)
+    content = json.loads((folder / "config.json").read_text())
+    content["vision_config"]["image_size"] = 200_000
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"vision_config\.image_size: got 200000"):
         ONNXZeroShotTyping.from_pretrained(folder)
 
 

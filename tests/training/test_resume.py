@@ -2,13 +2,15 @@
 
 import errno
 import json
+import math
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_trainer import make_trainer
 
 from modeling_hmgrl.training.checkpointing import last_checkpoint
@@ -140,3 +142,38 @@ def test_the_best_weights_are_replaced_whole(tmp_path, monkeypatch):
     }
     assert after == before
     assert not list((tmp_path / "run").glob(".*.partial"))
+
+
+AVERAGED = {"max_steps": 2, "ema_decay": 0.8, "save_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def averaged_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("averaged")
+    make_trainer(folder, **AVERAGED).train()
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil", "message"),
+    [
+        ("model", "NaN", r"is not finite"),
+        ("model", "missing", "cannot be resumed .*Missing key"),
+        ("model", "shape", "cannot be resumed .*size mismatch"),
+        ("average", "missing", "averaged weights: 1 of"),
+        ("average", "NaN", r"is not finite"),
+    ],
+)
+def test_a_spoilt_checkpoint_is_not_gone_on_with(file, spoil, message, averaged_run, tmp_path):
+    folder = shutil.copytree(averaged_run, tmp_path / "run")
+    path = last_checkpoint(folder) / f"{file}.safetensors"
+    state = load_file(path)
+    name = next(name for name, value in state.items() if value.ndim == 2)
+    if spoil == "missing":
+        del state[name]
+    else:
+        state[name] = state[name][:1].clone() if spoil == "shape" else state[name].fill_(math.nan)
+    save_file(state, path)
+    trainer = make_trainer(tmp_path, **AVERAGED, resume=True)
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
