@@ -70,7 +70,7 @@ class Call:
         if not isinstance(self.allow_private_addresses, bool):
             value = short_repr(self.allow_private_addresses)
             raise ValueError(f"allow_private_addresses: got {value}, expected True or False")
-        if self.on_error == "return":  # the earlier name of "skip"
+        if isinstance(self.on_error, str) and self.on_error == "return":  # earlier name of "skip"
             object.__setattr__(self, "on_error", "skip")
         if not isinstance(self.on_error, str) or self.on_error not in ("raise", "skip"):
             raise ValueError(

@@ -126,7 +126,7 @@ LINES = {
     "deep list": b"[" * 3_000_000,
     "deep object": b'{"a":' * 600_000,
     "deep and closed": b"[" * 100_000 + b"]" * 100_000,
-    "many lists": b"[" + b"[]," * 1_000_000 + b"[]]",
+    "many lists": b"[" + b"[]," * 300_000 + b"[]]",
     "digits": b'{"text": ' + b"1" * 1_000_000 + b"}",
     "mention that overlaps itself": json.dumps(
         {"text": "a" * 2_000_000, "mention": "a" * 1_000_000, "label": "x"}
