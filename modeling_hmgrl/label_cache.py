@@ -215,6 +215,8 @@ class LabelCache:
 
     def _encode(self, texts: list[str]) -> Tensor:
         encoded, device = self.processor.encode_labels(texts), self.model.device
+        unknown = self.processor.unknown_rows(encoded["candidate_input_ids"])
+        self._unknown |= dict(zip(texts, unknown, strict=True))
         encodings = self.model.encode_labels(
             encoded["candidate_input_ids"].to(device),
             encoded["candidate_attention_mask"].to(device),

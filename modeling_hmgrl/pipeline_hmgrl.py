@@ -343,10 +343,11 @@ class ZeroShotTypingPipeline(Pipeline):
             for labels in _unique(candidates[row] for row in rows):
                 indices = [index for index, row in enumerate(rows) if candidates[row] == labels]
                 if labels is not current:
-                    unknown = self.label_cache.unknown(labels.texts)
+                    vectors_and_seen = self.label_vectors(labels, call)
+                    unknown = self.label_cache.unknown(labels.texts)  # known from the encoding
                     notes = label_warnings(unknown, len(labels.texts))
                     first = first_occurrences(labels.texts)
-                    current_inputs = (*self.label_vectors(labels, call), first, notes)
+                    current_inputs = (*vectors_and_seen, first, notes)
                     current = labels
                 vectors, seen, first_occurrence, notes = current_inputs
                 best = best_labels(

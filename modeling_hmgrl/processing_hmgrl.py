@@ -311,9 +311,15 @@ class HMGRLProcessor(ProcessorMixin):
 
     def unknown_texts(self, texts: Sequence[str]) -> list[str]:
         """The label texts that consist only of unknown tokens."""
-        ids = self._tokenize_labels(texts)
-        unknown = {self.tokenizer.unk_token_id, self.separator_id}
-        return [text for text, row in zip(texts, ids, strict=True) if unknown.issuperset(row)]
+        rows = self.unknown_rows(self.encode_labels(texts)["candidate_input_ids"])
+        return [text for text, is_unknown in zip(texts, rows, strict=True) if is_unknown]
+
+    def unknown_rows(self, input_ids: torch.Tensor) -> list[bool]:
+        """Whether each row of :meth:`encode_labels`, (K, L), consists only of unknown tokens."""
+        tokenizer = self.tokenizer
+        neutral = {*self._prefix, *self._suffix, self.separator_id}
+        neutral |= {tokenizer.unk_token_id, tokenizer.pad_token_id} - {None}
+        return torch.isin(input_ids, torch.tensor(sorted(neutral))).all(1).tolist()
 
     def pad(self, rows: Sequence[Sequence[int]], max_length: int | None = None) -> BatchFeature:
         """Pads rows of token ids to the longest row.
