@@ -18,6 +18,7 @@ from transformers import Pipeline
 from .entity_markers import MarkedText, short_repr
 from .hub import TASK, save_pipeline_code
 from .label_cache import LabelCache
+from .label_parts import warn_of_unsplit_texts
 from .pipeline_inputs import (
     Candidates,
     Failure,
@@ -31,7 +32,6 @@ from .pipeline_inputs import (
     prefetch,
     undecoded,
 )
-from .pooling import warn_of_unsplit_texts
 from .ranking import Prediction, best_labels, first_occurrences, to_predictions
 
 LOOKAHEAD = 4

@@ -4,15 +4,10 @@ Source: Zhao et al. 2023, "RE-Matching: A fine-grained semantic matching method 
 relation extraction", which matches descriptions part by part.
 """
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
-from transformers.utils import logging
 
 from .lorentz import wide
-
-logger = logging.get_logger(__name__)
 
 
 def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -30,37 +25,6 @@ def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
         return x.mean(1)
     weights = mask.to(x.dtype).unsqueeze(-1)
     return (x * weights).sum(1) / weights.sum(1).clamp(min=1)
-
-
-SEPARATOR = ";"
-"""Separator of the parts of a label's text: "person; is a member of; organization"."""
-
-
-def unsplit_texts(texts: Iterable[str]) -> list[str]:
-    """Returns the texts that contain a separator and yet are not of the form "a; b; c"."""
-    return [
-        text
-        for text in texts
-        if SEPARATOR in text
-        and (text.count(SEPARATOR) != 2 or not all(p.strip() for p in text.split(SEPARATOR)))
-    ]
-
-
-def warn_of_unsplit_texts(texts: Iterable[str], reported: set[str]) -> None:
-    """Logs label texts that are compared as a whole although they contain a separator.
-
-    Args:
-        texts: Label texts of a model with ``label_parts``.
-        reported: Texts that are not logged again; those logged now are added.
-    """
-    unsplit = [text for text in dict.fromkeys(unsplit_texts(texts)) if text not in reported]
-    if unsplit:
-        reported.update(unsplit)
-        more = f" and {len(unsplit) - 5} more" if len(unsplit) > 5 else ""
-        logger.warning(
-            f"label texts: {', '.join(map(repr, unsplit[:5]))}{more} compared as a whole, expected "
-            "'head; relation; tail' for a comparison by parts"
-        )
 
 
 def pool_parts(
@@ -93,4 +57,4 @@ def pool_parts(
     return torch.cat([head, tail, context], dim=-1)
 
 
-__all__ = ["SEPARATOR", "masked_mean", "pool_parts", "unsplit_texts", "warn_of_unsplit_texts"]
+__all__ = ["masked_mean", "pool_parts"]

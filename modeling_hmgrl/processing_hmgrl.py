@@ -21,10 +21,9 @@ from .entity_markers import (
     check_spans,
     mark_texts,
     token_of,
-    tokenize_pieces,
 )
 from .images import open_image
-from .pooling import SEPARATOR
+from .label_parts import SEPARATOR, tokenize_labels
 
 logger = logging.get_logger(__name__)
 
@@ -413,7 +412,7 @@ class HMGRLProcessor(ProcessorMixin):
         for index, label in enumerate(labels):
             if not isinstance(label, str) or not label.strip():
                 raise ValueError(f"{name}[{index}]: got {label!r}, expected a non-blank string")
-        ids = self._tokenize_labels(labels)
+        ids = tokenize_labels(self.tokenizer, labels, self.separator_id)
         max_tokens = self.label_max_length - len(self._prefix) - len(self._suffix)
         truncated = [labels[i] for i in range(len(labels)) if len(ids[i]) > max_tokens]
         if truncated:
@@ -427,19 +426,6 @@ class HMGRLProcessor(ProcessorMixin):
             f"{prefix}_input_ids": batch["input_ids"],
             f"{prefix}_attention_mask": batch["attention_mask"],
         }
-
-    def _tokenize_labels(self, labels: Sequence[str]) -> list[list[int]]:
-        """Tokenises label texts such that each ";" is a token of its own."""
-        parts = [label.split(SEPARATOR) for label in labels]
-        rows, _ = tokenize_pieces(self.tokenizer, [part.rstrip() for row in parts for part in row])
-        stream = iter(rows)
-        ids: list[list[int]] = []
-        for row in parts:
-            joined = list(next(stream))
-            for _ in row[1:]:
-                joined += [self.separator_id, *next(stream)]
-            ids.append(joined)
-        return ids
 
 
 def _check_list(name: str, values: Any, count: int | None = None) -> None:

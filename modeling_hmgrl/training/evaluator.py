@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from ..label_parts import warn_of_unsplit_texts
 from ..metrics.gzs_scores import evaluate_scores
 from ..metrics.label_sets import LabelSets
-from ..pooling import warn_of_unsplit_texts
 from ..processing_hmgrl import HMGRLProcessor
 from ..reports.run_report import describe_run
 from .batching import Collator, by_length

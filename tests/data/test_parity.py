@@ -158,9 +158,11 @@ def test_both_write_the_same_json(package, tmp_path):
 
 
 def _save_often(folder, number):
-    store = storage.TensorStore("a.safetensors", "a.json", ("a",), "hash", "values", "save")
+    store = storage.TensorStore(
+        "a.safetensors", "a.json", ("a",), ("texts",), "hash", "values", "save"
+    )
     for _ in range(50):
-        store.save(folder, {"a": torch.full((1000,), 1.5)}, {"model": "m"})
+        store.save(folder, {"a": torch.full((2, 500), 1.5)}, {"model": "m", "texts": ["b", "c"]})
 
 
 def test_several_processes_may_save_the_same_tensors(tmp_path):
@@ -172,9 +174,11 @@ def test_several_processes_may_save_the_same_tensors(tmp_path):
         writer.join(60)
     assert [writer.exitcode for writer in writers] == [0, 0, 0, 0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.safetensors"]
-    store = storage.TensorStore("a.safetensors", "a.json", ("a",), "hash", "values", "save")
-    [values], _ = store.load(tmp_path, "m")
-    assert values.tolist() == [1.5] * 1000
+    store = storage.TensorStore(
+        "a.safetensors", "a.json", ("a",), ("texts",), "hash", "values", "save"
+    )
+    [values], _ = store.load(tmp_path, "m", 500)
+    assert values.tolist() == [[1.5] * 500] * 2
 
 
 def _write_often(folder, package, number):

@@ -5,7 +5,7 @@ from encoder_world import TEXT
 
 from modeling_hmgrl import HMGRLProcessor
 from modeling_hmgrl.entity_markers import MARKERS
-from modeling_hmgrl.pooling import SEPARATOR
+from modeling_hmgrl.label_parts import SEPARATOR
 
 NAMES = [name for pair in MARKERS for name in pair]
 FAMILIES = pytest.mark.parametrize("family", TEXT)

@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from modeling_hmgrl import HMGRLConfig
 from modeling_hmgrl.baselines import METHODS
-from modeling_hmgrl.pooling import unsplit_texts, warn_of_unsplit_texts
+from modeling_hmgrl.label_parts import unsplit_texts, warn_of_unsplit_texts
 
 TEXTS = ["anna; feeds the hen; boris", "anna feeds boris", "hen; likes; anna"]
 WITH_PARTS = [
