@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 PROFILE = os.environ.get("HMGRL_FUZZ", "ci")
-CI_EXAMPLES = 100
+CI_EXAMPLES = 60
 LONG_EXAMPLES = int(os.environ.get("HMGRL_FUZZ_EXAMPLES", "5000"))
 _COMMON = {
     "deadline": None,  # the machine may be busy

@@ -34,13 +34,11 @@ def outcome(folder):
 
 CASES = {
     # 6 steps make an epoch; killed in the middle of the second and in the middle of its checkpoint.
-    "plain": ("step", 9, {"save_steps": 4}),
     "from the epoch": ("step", 9, {}),
-    "in a checkpoint": ("write", 8, {"save_steps": 4}),
+    "in an averaged checkpoint": ("write", 8, {"save_steps": 4, "ema_decay": 0.8}),
     "accumulated": (
         "step", 5, {"save_steps": 2, "gradient_accumulation_steps": 2, "balanced": False},
     ),
-    "averaged": ("step", 9, {"save_steps": 4, "ema_decay": 0.8}),
 }  # fmt: skip
 
 
@@ -53,7 +51,7 @@ def test_killed_and_resumed_is_equal_to_the_bit(case, tmp_path):
     folder = last_checkpoint(tmp_path / "cut")
     place = json.loads((folder / "trainer.json").read_text())
     assert 0 < place["step"] < step
-    assert (place["batch"] > 0) == (case in ("plain", "accumulated", "averaged"))
+    assert (place["batch"] > 0) == (case == "accumulated")
     assert not (tmp_path / "cut" / "report.json").exists()
     run(tmp_path / "cut", resume=True, **arguments)
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
