@@ -333,17 +333,23 @@ class _GroupAssignment:
         for split, size in zip(SPLITS, seen_sizes(total), strict=True):
             others = [s for s in SPLITS if s != split]
             remaining.sort(key=lambda g: losses[g][split] - min(losses[g][s] for s in others))
-            later = SPLITS[SPLITS.index(split) + 1 :]
-            taken = 0
-            while taken < len(remaining) and (assigned[split] < size or split == "test"):
-                left = len(remaining) - taken
-                if assigned[split] and left <= sum(not assigned[s] for s in later):
-                    break
-                group = remaining[taken]
-                self.split_of[group] = split
-                assigned[split] += self.labels_of[group][label]
-                taken += 1
-            remaining = remaining[taken:]
+            remaining = self._fill(split, size, remaining, label, assigned)
+
+    def _fill(
+        self, split: Split, size: int, remaining: list[int], label: str, assigned: Counter[str]
+    ) -> list[int]:
+        """Assigns groups to a split up to its size, and returns those that still remain."""
+        later = SPLITS[SPLITS.index(split) + 1 :]
+        taken = 0
+        while taken < len(remaining) and (assigned[split] < size or split == "test"):
+            left = len(remaining) - taken
+            if assigned[split] and left <= sum(not assigned[s] for s in later):
+                break
+            group = remaining[taken]
+            self.split_of[group] = split
+            assigned[split] += self.labels_of[group][label]
+            taken += 1
+        return remaining[taken:]
 
     def assign_unseen(self, label: str, split: Split) -> None:
         """Assigns a group to the split of an unseen label, unless one is assigned already."""

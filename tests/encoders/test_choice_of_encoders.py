@@ -12,18 +12,18 @@ from encoder_world import (
     VISION_SMALL,
     both_folder,
     byte_level,
+    pipeline_of,
     text_folder,
     vision_folder,
 )
 from tiny_world import LABELS, tiny_batch, tiny_picture
 
 from hmgrl_cli.cli import main
-from modeling_hmgrl import HMGRLForZeroShotTyping, HMGRLProcessor, ZeroShotTypingPipeline
+from modeling_hmgrl import HMGRLForZeroShotTyping, HMGRLProcessor
 from modeling_hmgrl.backbones import encoder_config, pretrained_encoder
 from modeling_hmgrl.baselines import METHODS
 from modeling_hmgrl.baselines.training_free import _encode
 
-HMGRL = {"bottleneck_size": 12, "generator_latent_size": 10}
 LAYERS = {"d_model": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 20}
 
 WRONG = {
@@ -113,7 +113,7 @@ def test_a_whole_checkpoint_is_both_towers(family, method, folder, tmp_path):
     whole = both_folder(family, folder)
     kind = METHODS[method]
     image = whole if kind.uses_images else None
-    settings = HMGRL if method == "hmgrl" else {}
+    settings = SMALL if method == "hmgrl" else {}
     task = "typing" if "typing" in kind.tasks else "relation"
     processor = HMGRLProcessor.from_backbones(whole, image, task=task, max_length=60)
     model = kind.from_backbones(whole, image, processor=processor, task=task, **settings)
@@ -121,7 +121,7 @@ def test_a_whole_checkpoint_is_both_towers(family, method, folder, tmp_path):
     batch = tiny_batch(task, processor=processor, images=kind.uses_images,
                        generator=method == "hmgrl")  # fmt: skip
     model.train()(**batch).loss.backward()
-    pipe = ZeroShotTypingPipeline(model.eval(), processor, device="cpu")
+    pipe = pipeline_of(model, processor)
     mention = "fox" if task == "typing" else ["anna", "fox"]
     asked = {"text": "anna sees the fox", "mention": mention}
     if kind.uses_images:
@@ -131,7 +131,7 @@ def test_a_whole_checkpoint_is_both_towers(family, method, folder, tmp_path):
     loaded, info = kind.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
-    again = ZeroShotTypingPipeline(loaded, HMGRLProcessor.from_pretrained(tmp_path), device="cpu")
+    again = pipeline_of(loaded, HMGRLProcessor.from_pretrained(tmp_path))
     assert again(asked, labels=LABELS)["scores"] == pytest.approx(wanted["scores"], abs=1e-5)
 
 
@@ -139,7 +139,7 @@ def clip_of(folder, loaded=False):
     whole = both_folder("clip", folder)
     source = hf.AutoModel.from_pretrained(whole).eval() if loaded else whole
     processor = HMGRLProcessor.from_backbones(whole, whole, max_length=60)
-    model = HMGRLForZeroShotTyping.from_backbones(source, source, processor=processor, **HMGRL)
+    model = HMGRLForZeroShotTyping.from_backbones(source, source, processor=processor, **SMALL)
     return model, processor, hf.AutoModel.from_pretrained(whole).eval()
 
 
@@ -174,7 +174,7 @@ def test_the_state_of_a_text_of_clip_is_that_of_its_last_token(folder):
 def test_siglip_has_no_projections_to_take(folder):
     whole = both_folder("siglip", folder)
     processor = HMGRLProcessor.from_backbones(whole, whole, max_length=60)
-    model = HMGRLForZeroShotTyping.from_backbones(whole, whole, processor=processor, **HMGRL)
+    model = HMGRLForZeroShotTyping.from_backbones(whole, whole, processor=processor, **SMALL)
     assert not model.hmgrl.image_projection.weight.any()
     assert not [n for n, _ in model.named_parameters() if "vision_model.head." in n]
 
@@ -183,7 +183,7 @@ def test_towers_of_different_checkpoints_are_not_aligned(folder):
     whole = both_folder("clip", folder)
     processor = HMGRLProcessor.from_backbones(whole, vision_folder("clip", folder), max_length=60)
     model = HMGRLForZeroShotTyping.from_backbones(
-        whole, vision_folder("clip", folder), processor=processor, **HMGRL
+        whole, vision_folder("clip", folder), processor=processor, **SMALL
     )
     assert not model.hmgrl.image_projection.weight.any()
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from encoder_world import text_folder, vision_folder
+from encoder_world import SMALL, text_folder, vision_folder
 
 from modeling_hmgrl import HMGRLForZeroShotTyping, HMGRLProcessor
 from modeling_hmgrl.onnx import export
@@ -16,9 +16,7 @@ def graph_of(name, text, vision, folder, path):
     """Exports one graph of a model; returns its step in torch and a session of its runtime."""
     names = [text_folder(text, folder), vision and vision_folder(vision, folder)]
     processor = HMGRLProcessor.from_backbones(*names, max_length=64)
-    model = HMGRLForZeroShotTyping.from_backbones(
-        *names, processor=processor, bottleneck_size=12, generator_latent_size=10
-    )
+    model = HMGRLForZeroShotTyping.from_backbones(*names, processor=processor, **SMALL)
     examples, dims = export._examples(model, processor)[name], export._dims(model, processor)
     step = export._Graph(model, export._STEPS[name]).eval()
     shapes = {key: dims[key] for key in examples}

@@ -3,17 +3,25 @@
 import pytest
 import torch
 import transformers as hf
-from encoder_world import VISION, both_folder, image_processor, text_folder, vision_folder
+from encoder_world import (
+    SMALL,
+    VISION,
+    both_folder,
+    changed_by_a_step,
+    image_processor,
+    pipeline_of,
+    text_folder,
+    vision_folder,
+)
 from PIL import Image
 from tiny_world import LABELS, tiny_batch, tiny_picture
 
-from modeling_hmgrl import HMGRLForZeroShotTyping, HMGRLProcessor, ZeroShotTypingPipeline
+from modeling_hmgrl import HMGRLForZeroShotTyping, HMGRLProcessor
 from modeling_hmgrl.backbones import prefix_tokens, pretrained_encoder
 from modeling_hmgrl.baselines import METHODS
 from modeling_hmgrl.explanation import explain
 
 FAMILIES = pytest.mark.parametrize("family", VISION)
-SMALL = {"bottleneck_size": 12, "generator_latent_size": 10}
 INPUT = {"text": "anna sees the fox today", "mention": "fox"}
 
 
@@ -26,10 +34,6 @@ def make(family, folder, method="hmgrl", image=None, text="bert", length=64, **s
         settings = SMALL | settings
     model = METHODS[method].from_backbones(text, image, processor=processor, **settings)
     return model, processor
-
-
-def pipeline_of(model, processor):
-    return ZeroShotTypingPipeline(model.eval(), processor, device="cpu")
 
 
 def awake(model):
@@ -62,15 +66,7 @@ def test_a_training_step_and_a_prediction(family, setting, folder):
     if setting == "checkpointing":
         model.activation_checkpointing_enable({"use_reentrant": False})
     batch = tiny_batch(processor=processor)
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    model.train()
-    with torch.autocast("cpu", torch.bfloat16, enabled=setting == "bfloat16"):
-        loss = model(**batch).loss
-    loss.backward()
-    optimizer.step()
-    assert loss.isfinite()
-    changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    changed = changed_by_a_step(model, batch, setting == "bfloat16")
     vision = {n for n, _ in model.named_parameters() if ".vision_model." in n}
     if setting == "frozen":
         assert not vision & changed

@@ -1,38 +1,19 @@
 """Random files in the formats of published corpora: read, or refused by a documented error."""
 
-from dataclasses import replace
-
-from fuzz_world import checked_message, fuzz, mutated, spans_of, texts, to_json, values
+from fuzz_world import fuzz, mutated, read_both_ways, spans_of, texts, to_json, values
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dataset_scripts.options import SourceOptions
-from dataset_scripts.schema import check_spans
 from dataset_scripts.sources import bio, mnre, wikidiverse
 from dataset_scripts.sources.wikidiverse import TYPES
 
 
 def read_all(source, **choices):
     """Reads files with both ways of handling errors, and checks what they return."""
-    options = SourceOptions(**choices)
-    corpora = []
-    for on_error in ("skip", "raise"):
-        try:
-            corpora.append(source.read(replace(options, on_error=on_error)))
-        except ValueError as error:
-            checked_message(error)
-            corpora.append(None)
-    lenient, strict = corpora
-    if lenient is None:
-        assert strict is None
-        return
-    report = lenient.report
-    assert report.records_in == len(lenient.records) + report.records_left_out
-    assert strict is None or strict.records == lenient.records
-    for record in lenient.records:
-        assert check_spans(record.spans, record.text, record.place, lenient.task) == record.spans
-        for value in (record.id, record.text, record.label):
-            value.encode()
+    lenient, strict = read_both_ways(source.read, SourceOptions(**choices))
+    if lenient is not None:
+        assert strict is None or strict.records == lenient.records
 
 
 # BIO and BIOES

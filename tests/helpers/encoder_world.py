@@ -21,6 +21,11 @@ from tokenizers import (
     trainers,
 )
 
+from modeling_hmgrl import ZeroShotTypingPipeline
+
+SMALL = {"bottleneck_size": 12, "generator_latent_size": 10}
+"""Sizes of HMGRL that make a model of two encoders small."""
+
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 OTHER = "éüñçåøßнаукмиЖ東京大学한국"
 
@@ -233,36 +238,29 @@ def _model(config: Any) -> Any:
 
 
 @cache
-def _text_folder(family: str, folder: str) -> str:
+def text_folder(family: str, folder: Path) -> str:
+    """Saves the text encoder of a family with its tokenizer; returns the folder."""
     make, configure = TEXT[family]
     tokenizer = make()
-    target = Path(folder) / f"text-{family}"
+    target = folder / f"text-{family}"
     tokenizer.save_pretrained(target)
     _model(configure(tokenizer)).save_pretrained(target)
     return str(target)
 
 
-def text_folder(family: str, folder: Any) -> str:
-    """Saves the text encoder of a family with its tokenizer; returns the folder."""
-    return _text_folder(family, str(folder))
-
-
 @cache
-def _vision_folder(family: str, folder: str) -> str:
-    target = Path(folder) / f"vision-{family}"
+def vision_folder(family: str, folder: Path) -> str:
+    """Saves the image encoder of a family with its image processor; returns the folder."""
+    target = folder / f"vision-{family}"
     image_processor(family).save_pretrained(target)
     _model(VISION[family][0]()).save_pretrained(target)
     return str(target)
 
 
-def vision_folder(family: str, folder: Any) -> str:
-    """Saves the image encoder of a family with its image processor; returns the folder."""
-    return _vision_folder(family, str(folder))
-
-
 @cache
-def _both_folder(family: str, folder: str) -> str:
-    target = Path(folder) / f"both-{family}"
+def both_folder(family: str, folder: Path) -> str:
+    """Saves a whole checkpoint of CLIP or SigLIP, with both towers; returns the folder."""
+    target = folder / f"both-{family}"
     image_processor(family).save_pretrained(target)
     vision = VISION[family][0]()
     if family == "clip":
@@ -280,6 +278,26 @@ def _both_folder(family: str, folder: str) -> str:
     return str(target)
 
 
-def both_folder(family: str, folder: Any) -> str:
-    """Saves a whole checkpoint of CLIP or SigLIP, with both towers; returns the folder."""
-    return _both_folder(family, str(folder))
+def changed_by_a_step(model: Any, batch: dict[str, Any], bfloat16: bool) -> set[str]:
+    """Takes a training step; returns the names of the weights that it changes.
+
+    Args:
+        model: The model.
+        batch: The batch.
+        bfloat16: Whether the forward pass runs under autocast.
+    """
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model.train()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        loss = model(**batch).loss
+    loss.backward()
+    optimizer.step()
+    assert loss.isfinite()
+    assert all(p.isfinite().all() for p in model.parameters())
+    return {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+
+
+def pipeline_of(model: Any, processor: Any) -> ZeroShotTypingPipeline:
+    """The pipeline of a model in evaluation mode."""
+    return ZeroShotTypingPipeline(model.eval(), processor, device="cpu")

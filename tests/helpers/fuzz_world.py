@@ -9,9 +9,12 @@ examples of "long" are stored in `.hypothesis/` and tried first in the next run:
 
 import json
 import os
+from dataclasses import replace
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+
+from dataset_scripts.schema import check_spans
 
 PROFILE = os.environ.get("HMGRL_FUZZ", "ci")
 CI_EXAMPLES = 60
@@ -147,3 +150,34 @@ def checked_message(error):
     assert message.strip()
     assert len(message) < 3000
     return message
+
+
+def read_both_ways(read, options):
+    """Reads a source with both ways of handling errors, and checks the records.
+
+    Args:
+        read: Reads the source with options.
+        options: The options, without the way of handling errors.
+
+    Returns:
+        The corpora without and with an error for the first invalid record; None for one that is
+        refused.
+    """
+    corpora = []
+    for on_error in ("skip", "raise"):
+        try:
+            corpora.append(read(replace(options, on_error=on_error)))
+        except ValueError as error:
+            checked_message(error)
+            corpora.append(None)
+    lenient, strict = corpora
+    if lenient is None:
+        assert strict is None
+        return None, None
+    report = lenient.report
+    assert report.records_in == len(lenient.records) + report.records_left_out
+    for record in lenient.records:
+        assert check_spans(record.spans, record.text, record.place, lenient.task) == record.spans
+        for value in (record.id, record.text, record.label):
+            value.encode()
+    return lenient, strict
