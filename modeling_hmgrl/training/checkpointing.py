@@ -71,7 +71,8 @@ def save_checkpoint(
     partial = folder.with_name(folder.name + _PARTIAL)
     if accelerator.is_main_process:
         for stale in folder.parent.glob(f"step-*{_PARTIAL}"):  # of a run that was killed
-            shutil.rmtree(stale, ignore_errors=True)
+            if is_checkpoint(stale):
+                shutil.rmtree(stale, ignore_errors=True)
     accelerator.wait_for_everyone()
     try:
         accelerator.save_state(str(partial))

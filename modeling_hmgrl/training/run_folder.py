@@ -20,7 +20,8 @@ REPORT_NAME = "report.json"
 LOCK_NAME = ".lock"
 LOGS = "logs"
 TRACKED = "training"  # name of the run for trackers, and of its folder of logs
-_PARTIAL = ".partial"  # ending of the folder in which a model is saved before its files are moved
+# Beginning and ending of the folder in which a model is saved before its files are moved.
+_STAGED, _PARTIAL = ".model-", ".partial"
 _FILES = "files"  # field of run.json
 _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 
@@ -41,9 +42,9 @@ def run_folder(accelerator: Accelerator, arguments: HMGRLTrainingArguments) -> I
     with ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(checked_folder(arguments))
-            if arguments.overwrite_output_dir:
+            if arguments.overwrite_output_dir and _is_of_run(folder):
                 remove_run(folder)
-            for stale in folder.glob(f".*{_PARTIAL}"):  # of a run killed while it saved a model
+            for stale in folder.glob(f"{_STAGED}*{_PARTIAL}"):  # of a run killed while saving
                 _remove(stale)
         accelerator.wait_for_everyone()  # until the folder is ready
         yield
@@ -65,8 +66,7 @@ def checked_folder(arguments: HMGRLTrainingArguments) -> Iterator[None]:
     folder = Path(arguments.output_dir)
     with locked(folder / LOCK_NAME, f"output_dir {folder}"):
         found = _find_run(folder)
-        traces = (folder / FOLDER, folder / REPORT_NAME, folder / RUN_FILE)
-        if found is not None and not any(path.exists() for path in traces):
+        if found is not None and not _is_of_run(folder):
             raise FileExistsError(
                 f"output_dir {folder}: contains {found}, which is not of a run, as there is no "
                 f"{RUN_FILE}; expected another folder"
@@ -91,6 +91,11 @@ def _check_resumable(folder: Path, found: str, resume: bool) -> None:
         )
 
 
+def _is_of_run(folder: Path) -> bool:
+    """Whether a run wrote to the folder; many programs write models, reports and logs."""
+    return (folder / RUN_FILE).is_file() or last_checkpoint(folder) is not None
+
+
 def _find_run(folder: Path) -> str | None:
     """Name of something that a run leaves, if the folder contains it."""
     if last_checkpoint(folder) is not None:
@@ -109,11 +114,11 @@ def staged(folder: Path) -> Iterator[Path]:
         folder: The folder, created if it does not exist.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".", suffix=_PARTIAL, dir=folder) as partial:
+    with TemporaryDirectory(prefix=_STAGED, suffix=_PARTIAL, dir=folder) as partial:
         yield Path(partial)
         paths = sorted(Path(partial).iterdir())
-        content = _read_run(folder)
-        files = sorted({*noted_files(folder), *(path.name for path in paths)})
+        content = _read_json(folder / RUN_FILE)
+        files = sorted({*_names_in(content), *(path.name for path in paths)})
         if content and files != content.get(_FILES):
             write_json(folder / RUN_FILE, content | {_FILES: files})
         for path in paths:
@@ -122,7 +127,11 @@ def staged(folder: Path) -> Iterator[Path]:
 
 def noted_files(folder: Path) -> list[str]:
     """Names of the files that a run has noted in `run.json`."""
-    names = _read_run(folder).get(_FILES)
+    return _names_in(_read_json(folder / RUN_FILE))
+
+
+def _names_in(content: dict[str, Any]) -> list[str]:
+    names = content.get(_FILES)
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
@@ -130,18 +139,16 @@ def finished_report(
     folder: Path, history: list[Any], splits: Collection[str], extra: dict[str, Any]
 ) -> dict[str, Any] | None:
     """Returns the report of a run with this history, splits and further fields, if there is one."""
-    try:
-        report = json.loads((folder / REPORT_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    report = _read_json(folder / REPORT_NAME)
     is_complete = report.get("history") == history and all(split in report for split in splits)
     return report if is_complete and all(report.get(k) == extra[k] for k in extra) else None
 
 
-def _read_run(folder: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
+    """Returns the content of a JSON file; empty if there is none or it is damaged."""
     try:
-        content = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -149,11 +156,15 @@ def _read_run(folder: Path) -> dict[str, Any]:
 def remove_run(folder: Path) -> None:
     """Removes what a run wrote to its folder; all other files remain.
 
-    These are its checkpoints, its logs, the report, and the files of the model.
+    These are its checkpoints, its logs, the report, and the files of the model. Of a symbolic link,
+    the link alone is removed.
 
     Args:
-        folder: The folder.
+        folder: The folder of a run.
     """
+    for parent in (folder / FOLDER, folder / LOGS):
+        if parent.is_symlink():
+            parent.unlink()
     for path in sorted((folder / FOLDER).glob("step-*")):
         if is_checkpoint(path):
             _remove(path)
@@ -166,7 +177,7 @@ def remove_run(folder: Path) -> None:
         for path in folder.glob(pattern):
             path.unlink()
     for parent in (folder / FOLDER, folder / LOGS):
-        if parent.is_dir() and not parent.is_symlink() and not any(parent.iterdir()):
+        if parent.is_dir() and not any(parent.iterdir()):
             parent.rmdir()
 
 

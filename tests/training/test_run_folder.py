@@ -99,6 +99,40 @@ def test_a_model_that_is_not_of_a_run_is_left_alone(tmp_path, options):
     assert content_of(tmp_path / "run") == before
 
 
+def test_a_report_beside_a_model_does_not_make_it_one_of_a_run(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "run")
+    (tmp_path / "run" / "report.json").write_text("{}")
+    before = content_of(tmp_path / "run")
+    with pytest.raises(FileExistsError, match=r"report\.json, which is not of a run"):
+        make_trainer(tmp_path, overwrite_output_dir=True).train()
+    assert content_of(tmp_path / "run") == before
+
+
+def test_files_like_those_of_a_run_are_left_alone_where_there_is_none(tmp_path):
+    mine = [
+        tmp_path / "run" / name for name in ("logs/training/a", ".mine.partial/a", ".a.partial")
+    ]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    arguments = {"epochs": 1, "max_steps": 1, "save_epochs": 0, "overwrite_output_dir": True}
+    make_trainer(tmp_path, **arguments).train()
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "logs"])
+def test_of_a_linked_folder_the_link_alone_is_removed(copied, name):
+    run, elsewhere = copied / "run", copied / "elsewhere"
+    inside = elsewhere / ("step-00000006" if name == "checkpoints" else "training") / "precious"
+    inside.parent.mkdir(parents=True)
+    inside.touch()
+    shutil.rmtree(run / name, ignore_errors=True)
+    (run / name).symlink_to(elsewhere)
+    make_trainer(copied, max_steps=1, save_epochs=0, overwrite_output_dir=True).train()
+    assert inside.exists()
+    assert not (run / name).is_symlink()
+
+
 def test_a_finished_run_without_checkpoints_is_not_resumed_from_the_start(copied):
     shutil.rmtree(copied / "run" / "checkpoints")
     before = content_of(copied / "run")
