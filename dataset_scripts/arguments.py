@@ -9,7 +9,7 @@ from typing import Any, get_args
 from .files import load_json
 from .label_texts import LabelText
 from .leakage import GroupBy
-from .options import Joiner, OnError
+from .options import ON_ERROR_NAMES, Joiner, OnError
 from .protocol import WIKIDIVERSE_PARTITIONS
 from .splitting import SOURCES
 
@@ -84,7 +84,7 @@ def add_source_arguments(parser: argparse.ArgumentParser, *others: str) -> None:
     add(
         "--on-error",
         choices=get_args(OnError),
-        type=lambda text: "skip" if text == "report" else text,  # its earlier name
+        type=lambda text: ON_ERROR_NAMES.get(text, text),
         default="raise",
         help="stop at the first invalid record, or skip and count invalid records",
     )

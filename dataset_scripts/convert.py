@@ -87,10 +87,11 @@ class _Images:
             if path.is_relative_to(self._parent):
                 return path.relative_to(self._parent).as_posix()
             try:
-                if path.is_file() and path.stat().st_size <= MAX_FILE_BYTES:
-                    _write_image(copy, path.read_bytes())
+                is_image = path.is_file() and path.stat().st_size <= MAX_FILE_BYTES
             except OSError:  # a name longer than the file system allows: no such image
                 return name
+            if is_image:
+                _write_image(copy, path.read_bytes())
         return copy.relative_to(self._root).as_posix()
 
 

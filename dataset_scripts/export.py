@@ -24,14 +24,13 @@ from pyarrow import parquet
 
 from .builder import OUTCOME_FILE, GZSData, make_features
 from .dataset_card import make_card
-from .files import read_json, write_json
+from .files import load_json, write_json
 from .parquet_files import check_parquet
 from .protocol import SPLITS
 
 # The Hub's viewer loads a row group at a time, and images make rows large.
 _GROUP_ROWS = 100
 _SHARD_BYTES = 400 * 1024 * 1024
-_MAX_OUTCOME_BYTES = 16 * 1024 * 1024
 _CONFIG_NAME = re.compile(r"\w[\w.-]*")
 
 
@@ -278,16 +277,12 @@ def _outcome(where: str, config: str, hub: Mapping[str, Any]) -> dict[str, Any]:
             ) from None
         folder = str(Path(file).parents[1])
     path = Path(folder) / config / OUTCOME_FILE
-    if path.is_file() and path.stat().st_size > _MAX_OUTCOME_BYTES:
-        raise ValueError(
-            f"{path}: {path.stat().st_size} bytes, expected at most {_MAX_OUTCOME_BYTES}"
-        )
-    try:
-        outcome = read_json(str(path.parent), OUTCOME_FILE)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected JSON, got: {error}") from None
-    if outcome is None:
+    if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected data written by export")
+    try:
+        outcome: dict[str, Any] = load_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected JSON, got: {error}") from None
     return outcome
 
 
@@ -303,8 +298,9 @@ def _check_files(where: str, config: str, cache_dir: str | None, hub: Mapping[st
     ):
         if not name.endswith(".parquet"):
             raise ValueError(f"{where}, {config}: expected Parquet files only, got {name}")
+        path = Path(manager.download(name))
         try:
-            check_parquet(Path(manager.download(name)))
+            check_parquet(path)
         except (ValueError, OSError) as error:
             raise ValueError(f"{name}: expected a Parquet file, got: {error}") from None
 

@@ -262,7 +262,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Args:
         path: The file; its folder must exist.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    # not with the name of the file, which may be as long as the file system allows
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         yield partial
         partial.replace(path)

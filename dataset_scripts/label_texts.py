@@ -183,9 +183,11 @@ def recommended_text(label: str) -> str:
     Returns:
         E.g. "person; is a member of; organization", the name as it is, or "military conflict".
     """
-    if len(parts := label.split(";")) == 3 and all(part.strip() for part in parts):
+    if label.count(";") == 2 and all(part.strip() for part in label.split(";")):
         return label
-    if label in CLAUSES or re.fullmatch(r"(/[^/]*[^/_\s][^/]*){3}", label):
+    first, *parts = label.split("/")
+    is_path = not first and len(parts) == 3 and all(re.search(r"[^_\s]", part) for part in parts)
+    if label in CLAUSES or is_path:
         return split_clause(label)
     return verbalise(label)
 

@@ -21,7 +21,7 @@ OnError = Literal["raise", "skip"]
 Joiner = Literal["auto", "space", "none"]
 
 # An earlier name of a value, which is still accepted.
-_ON_ERROR_NAMES = {"report": "skip"}
+ON_ERROR_NAMES = {"report": "skip"}
 
 # A file of descriptions is read into memory as a whole.
 _MAX_DESCRIPTION_BYTES = 4 * 1024 * 1024
@@ -78,7 +78,7 @@ class SourceOptions:
 
     def __post_init__(self) -> None:
         if isinstance(self.on_error, str):
-            on_error = _ON_ERROR_NAMES.get(self.on_error, self.on_error)
+            on_error = ON_ERROR_NAMES.get(self.on_error, self.on_error)
             object.__setattr__(self, "on_error", on_error)
         allowed: dict[str, tuple[Any, ...]] = {
             "task": (None, "typing", "relation"),

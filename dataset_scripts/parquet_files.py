@@ -7,6 +7,7 @@ of text. The bound is relative to the size of the file, and is checked before an
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def check_parquet(path: Path, columns: Collection[str] | None = None) -> None:
     """Checks that a file does not expand out of proportion to its size.
 
     The sizes that the file declares are compared first, then the values are decoded in small parts,
-    and counted, because dictionaries are declared once and used for each row.
+    and counted, because dictionaries are declared once and used for each row. A file that has not
+    changed since is not decoded again.
 
     Args:
         path: The file.
@@ -42,7 +44,16 @@ def check_parquet(path: Path, columns: Collection[str] | None = None) -> None:
         ValueError: If it has too many columns, expands too much or is damaged.
         OSError: If it cannot be read.
     """
-    limit = _SMALL_BYTES + _LARGEST_RATIO * path.stat().st_size
+    state = path.stat()
+    names = None if columns is None else tuple(columns)
+    _check_once(path.absolute(), state.st_size, state.st_mtime_ns, names)
+
+
+@lru_cache(maxsize=1024)
+def _check_once(path: Path, size: int, modified: int, columns: tuple[str, ...] | None) -> None:
+    """Checks a file of this size and time of modification; errors are not remembered."""
+    del modified
+    limit = _SMALL_BYTES + _LARGEST_RATIO * size
     with open_parquet(path) as file:
         metadata = file.metadata
         if metadata.num_columns > MAX_COLUMNS:
@@ -52,8 +63,8 @@ def check_parquet(path: Path, columns: Collection[str] | None = None) -> None:
             declared += max(chunk.total_uncompressed_size, chunk.num_values * _VALUE_BYTES)
         _check(declared, limit, f"{metadata.num_rows} rows")
         decoded, rows = metadata.num_rows * _ROW_BYTES, 0
-        names = None if columns is None else list(columns)
         # For counting, more rows than a reader takes at a time make less work.
+        names = None if columns is None else list(columns)
         batches = file.iter_batches(batch_rows(metadata, 8192, columns), columns=names)
         try:
             for batch in batches:

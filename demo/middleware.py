@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -38,7 +39,6 @@ _FORM_BYTES = 10_000  # overhead of the form around the file
 _FILE = "/gradio_api/file="
 _UPLOAD = "/gradio_api/upload"
 _JOIN = "/gradio_api/queue/join"
-_BOUNDARY = re.compile(rb"boundary=\"?([^\";,\s]+)", re.IGNORECASE)
 
 _READ = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/(assets|static)(/[\w-][\w.-]*)+"
@@ -137,15 +137,15 @@ class RequestFilter:
             raise _RejectedError(404, "Not found")
         is_upload = path.startswith(_UPLOAD)
         limit = self.max_upload_bytes + _FORM_BYTES if is_upload else MAX_JSON_BYTES
-        headers = dict(scope["headers"])
-        stated = headers.get(b"content-length", b"0").decode("latin-1")
+        headers = Headers(scope=scope)
+        stated = headers.get("content-length", "0")
         if not stated.isdecimal() or int(stated) > limit:
             raise _RejectedError(413, f"Too large: expected at most {limit:,} bytes")
         if is_upload:
             size, count = _delete_old(self.folder)
             if size + limit > self.max_stored_bytes or count >= self.max_stored_files:
                 raise _RejectedError(429, "Too many uploads are stored, try again later")
-            return _limit(receive, limit, _delimiter(headers.get(b"content-type", b"")))
+            return _limit(receive, limit, _delimiter(headers.get("content-type", "")))
         body = await _read_body(receive, limit)
         try:
             content = json.loads(body)
@@ -229,10 +229,14 @@ async def _read_body(receive: Receive, limit: int) -> bytes:
             return b"".join(parts)
 
 
-def _delimiter(content_type: bytes) -> bytes:
-    """What separates the parts of a form; empty if the header does not say so."""
-    found = _BOUNDARY.search(content_type)
-    return b"--" + found[1] if found else b""
+def _delimiter(content_type: str) -> bytes:
+    """What separates the parts of a form; empty if there is nothing, and Gradio refuses the form.
+
+    The header is read by the parser that Gradio uses, so that both separate the same parts.
+    """
+    _, parameters = parse_options_header(content_type)
+    boundary = parameters.get(b"boundary")
+    return b"--" + boundary if boundary else b""
 
 
 def _limit(receive: Receive, limit: int, delimiter: bytes) -> Receive:

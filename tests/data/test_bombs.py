@@ -15,9 +15,11 @@ from dataset_scripts.parquet_files import MAX_COLUMNS, check_parquet
 from dataset_scripts.sources import records
 
 SECONDS, MEGABYTES = 2, 300
+HELPERS = Path(__file__).parents[1] / "helpers"
 MEASURE = """
 import json, sys, time
-from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from hostile_world import peak_megabytes
 from dataset_scripts.sources import {source}
 from dataset_scripts.options import SourceOptions
 begin = time.process_time()
@@ -28,9 +30,7 @@ try:
 except ValueError as error:
     found = str(error)
 seconds = time.process_time() - begin
-# Unlike that of getrusage, this peak does not include the process that started this one.
-[peak] = [line for line in Path("/proc/self/status").open() if line.startswith("VmHWM")]
-print(json.dumps([found, seconds, int(peak.split()[1]) / 1024]))
+print(json.dumps([found, seconds, peak_megabytes()]))
 """
 
 
@@ -39,7 +39,7 @@ def measured(path, source="records"):
     if not Path("/proc/self/status").is_file():
         pytest.skip("requires Linux")
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE.format(source=source), path],
+        [sys.executable, "-c", MEASURE.format(source=source), path, str(HELPERS)],
         capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
     found, seconds, megabytes = json.loads(done.stdout.splitlines()[-1])

@@ -331,6 +331,25 @@ def test_convert_rewrites_names_of_images_inside_its_folder(source, tmp_path):
     assert data.report.images["found"] == 31
 
 
+def test_convert_writes_images_of_long_names(tmp_path):
+    folder, name = tmp_path / "source", "i" * 250 + ".png"
+    folder.mkdir()
+    (folder / name).write_bytes(b"an image")
+    record = {"id": "a", "text": "Ada met Bob", "mention": "Ada", "label": "b", "image": name}
+    (folder / "records.jsonl").write_text(json.dumps(record))
+    options = SourceOptions(data_dir=str(folder))
+    convert("records", options, tmp_path / "out" / "a.jsonl")
+    [written] = (tmp_path / "out" / "a_images").iterdir()
+    assert (written.name, written.read_bytes()) == (name, b"an image")
+
+
+def test_convert_ends_if_an_image_cannot_be_written(source, tmp_path):
+    (tmp_path / "mine_images").write_text("a file in place of the folder")
+    with pytest.raises(OSError, match="mine_images"):
+        convert("records", SourceOptions(data_dir=str(source)), tmp_path / "mine.jsonl")
+    assert not (tmp_path / "mine.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     "kind", ["other files", "a foreign file", "working folder", "link", "file"]
 )

@@ -157,27 +157,29 @@ def test_both_write_the_same_json(package, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
-def _save_often(folder, number):
-    store = storage.TensorStore(
-        "a.safetensors", "a.json", ("a",), ("texts",), "hash", "values", "save"
-    )
-    for _ in range(50):
-        store.save(folder, {"a": torch.full((2, 500), 1.5)}, {"model": "m", "texts": ["b", "c"]})
+STORE = storage.TensorStore("a.safetensors", "a.json", ("a",), ("texts",), "hash", "values", "save")
 
 
-def test_several_processes_may_save_the_same_tensors(tmp_path):
+def run_four(target, *arguments):
+    """Runs a function in four processes at the same time; its last argument is their number."""
     context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_save_often, args=(tmp_path, n)) for n in range(4)]
+    writers = [context.Process(target=target, args=(*arguments, n)) for n in range(4)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join(60)
     assert [writer.exitcode for writer in writers] == [0, 0, 0, 0]
+
+
+def _save_often(folder, _number):
+    for _ in range(50):
+        STORE.save(folder, {"a": torch.full((2, 500), 1.5)}, {"model": "m", "texts": ["b", "c"]})
+
+
+def test_several_processes_may_save_the_same_tensors(tmp_path):
+    run_four(_save_often, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.safetensors"]
-    store = storage.TensorStore(
-        "a.safetensors", "a.json", ("a",), ("texts",), "hash", "values", "save"
-    )
-    [values], _ = store.load(tmp_path, "m", 500)
+    [values], _ = STORE.load(tmp_path, "m", 500)
     assert values.tolist() == [[1.5] * 500] * 2
 
 
@@ -192,12 +194,6 @@ def _write_often(folder, package, number):
 
 @pytest.mark.parametrize("package", ["model", "data"])
 def test_several_processes_may_write_one_file(package, tmp_path):
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_write_often, args=(tmp_path, package, n)) for n in range(4)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(60)
-    assert [writer.exitcode for writer in writers] == [0, 0, 0, 0]
+    run_four(_write_often, tmp_path, package)
     assert json.loads((tmp_path / "a.json").read_text())["turn"] == 99
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -208,12 +208,25 @@ def test_a_request_holds_one_file(size):
         async def receive():
             return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
 
-        limited = _limit(receive, 10_000, _delimiter(b'multipart/form-data; boundary="xx"'))
+        limited = _limit(receive, 10_000, _delimiter('multipart/form-data; boundary="xx"'))
         return b"".join([(await limited())["body"] for _ in list(pieces)])
 
     assert asyncio.run(read(part + b"--xx--\r\n")) == part + b"--xx--\r\n"
     with pytest.raises(Exception, match="Too many files: expected one"):
         asyncio.run(read(2 * part + b"--xx--\r\n"))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    ["boundary=x", 'boundary="x"', "xboundary=z; boundary=x", 'a="boundary=z"; boundary=x'],
+)
+def test_the_parts_of_a_form_are_counted_as_gradio_separates_them(parameters):
+    assert _delimiter(f"multipart/form-data; {parameters}") == b"--x"
+
+
+def test_a_form_without_a_boundary_is_refused(server):
+    form = {"Content-Type": "multipart/form-data"}
+    assert 400 <= server.request("POST", "/gradio_api/upload", b"--x--", form)[0] < 500
 
 
 def test_unknown_functions_and_many_files_are_answered_with_4xx(server):

@@ -232,8 +232,6 @@ def image_processor(family: str) -> Any:
 def _model(config: Any) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        if config.model_type == "siglip_text_model":
-            return hf.SiglipTextModel(config)
         return hf.AutoModel.from_config(config)
 
 

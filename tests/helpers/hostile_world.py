@@ -6,8 +6,23 @@ import struct
 import time
 import zlib
 from contextlib import contextmanager
+from pathlib import Path
 
 MEGABYTE = 1_000_000
+
+
+def peak_megabytes():
+    """The largest memory of this process so far.
+
+    On Linux that of getrusage includes the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    [peak] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+    return int(peak.split()[1]) / 1024
+
+
 GOOD = {"text": "anna sees the fox", "mention": "fox"}
 
 

@@ -47,8 +47,7 @@ class Names:
     """A resolver of a few names; each lookup takes the next answer, the last one for good."""
 
     def __init__(self, monkeypatch, port, **names):
-        self.looked_up, self.contacted, self.names, self.port = [], [], names, port
-        self.real = socket.getaddrinfo
+        self.looked_up, self.contacted, self.names = [], [], names
         monkeypatch.setattr(socket, "getaddrinfo", self.resolve)
         names_of = self
 
